@@ -1,0 +1,1 @@
+"""glap_jax: contrastive audio-text pretraining for JAX."""

@@ -1,0 +1,145 @@
+"""Waveform to log-mel, in float32, such that neither padding nor batch mates change a clip's result."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+DECIBEL_FLOOR = 1e-10
+
+
+@functools.cache
+def mel_filters(
+    bins: int, mels: int, low: float, high: float, sample_rate: int
+) -> Float[np.ndarray, "bins mels"]:
+    """Triangular mel filters on the HTK scale without area normalisation, frequencies in Hz.
+
+    Source: torchaudio `melscale_fbanks(norm=None, mel_scale="htk")`, which Dasheng, CED and GLAP use.
+    """
+    to_mel = lambda hertz: 2595.0 * np.log10(1.0 + hertz / 700.0)  # noqa: E731
+    points = np.linspace(to_mel(low), to_mel(high), mels + 2)
+    edges = 700.0 * (10.0 ** (points / 2595.0) - 1.0)
+    slopes = edges[None, :] - np.linspace(0.0, sample_rate // 2, bins)[:, None]
+    widths = np.diff(edges)
+    falling = -slopes[:, :-2] / widths[:-1]
+    rising = slopes[:, 2:] / widths[1:]
+    return np.maximum(0.0, np.minimum(falling, rising)).astype(np.float32)
+
+
+@functools.cache
+def hann(size: int) -> Float[np.ndarray, "size"]:
+    """The periodic Hann window (torch's default)."""
+    return (0.5 - 0.5 * np.cos(2.0 * np.pi * np.arange(size) / size)).astype(np.float32)
+
+
+def reflect(
+    waveform: Float[Array, "B T"], lengths: Int[Array, "B"] | None, pad: int
+) -> Float[Array, "B T_padded"]:
+    """Reflects each clip at its own two ends by `pad` samples; what lies beyond is zero.
+
+    Every length must exceed `pad`. Reflecting at the true end, not at the end of the padded row, is what
+    makes a padded clip equal to the clip alone.
+    """
+    if lengths is None:
+        return jnp.pad(waveform, ((0, 0), (pad, pad)), mode="reflect")
+    batch, samples = waveform.shape
+    lengths = lengths.astype(jnp.int32)
+    waveform = jnp.where(jnp.arange(samples) < lengths[:, None], waveform, 0.0)
+    mirrored = lengths[:, None] - 2 - jnp.arange(pad)
+    tail = jnp.take_along_axis(waveform, mirrored, axis=1)
+    head = waveform[:, pad:0:-1]
+    row = jnp.concatenate([head, waveform, jnp.zeros((batch, pad), waveform.dtype)], axis=1)
+    place = jax.vmap(lambda line, end, start: jax.lax.dynamic_update_slice(line, end, (start,)))
+    return place(row, tail, lengths + pad)
+
+
+def power_spectrogram(
+    padded: Float[Array, "B T"], *, window: Float[np.ndarray, "W"], hop: int
+) -> Float[Array, "B S bins"]:
+    """|STFT|^2 of frames that start every `hop` samples and lie wholly inside the row."""
+    size = window.shape[0]
+    frames = 1 + (padded.shape[1] - size) // hop
+    index = hop * np.arange(frames)[:, None] + np.arange(size)[None, :]
+    spectrum = jnp.fft.rfft(padded[:, index] * window, axis=-1)
+    return jnp.square(spectrum.real) + jnp.square(spectrum.imag)
+
+
+def decibels(
+    power: Float[Array, "B S F"], mask: Bool[Array, "B S"], *, top: float, batch_wide: bool = False
+) -> Float[Array, "B S F"]:
+    """10 log10, floored at 1e-10, then at `top` dB under the loudest bin of the clip's real frames.
+
+    `batch_wide` takes that maximum over the whole batch, padding included, as torchaudio does for a batch.
+    """
+    level = 10.0 * jnp.log10(jnp.maximum(power, DECIBEL_FLOOR))
+    if batch_wide:
+        return jnp.maximum(level, level.max() - top)
+    peak = jnp.max(jnp.where(mask[..., None], level, -jnp.inf), axis=(1, 2), keepdims=True)
+    return jnp.maximum(level, peak - top)
+
+
+class MelNorm(nnx.Module):
+    """BatchNorm over mel bins with stored statistics (torch `BatchNorm2d(64)`, eps 1e-5, inference form).
+
+    The statistics are never updated by a step, so that gradient accumulation is exact and an embedding does
+    not depend on batch mates; a model that starts from nothing measures them once before training.
+    """
+
+    def __init__(self, mels: int):
+        self.scale = nnx.Param(jnp.ones((mels,), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((mels,), jnp.float32))
+        self.mean = nnx.BatchStat(jnp.zeros((mels,), jnp.float32))
+        self.variance = nnx.BatchStat(jnp.ones((mels,), jnp.float32))
+
+    def __call__(self, x: Float[Array, "B S F"]) -> Float[Array, "B S F"]:
+        return (x - self.mean[...]) * jax.lax.rsqrt(self.variance[...] + 1e-5) * self.scale[...] + self.bias[...]
+
+
+class LogMel(nnx.Module):
+    """The frontend of Dasheng, GLAP and CED: 16 kHz, 512/512/160, 64 HTK mels 0-8000 Hz, dB, BatchNorm.
+
+    Args:
+        batch_wide: the references' clamp of `top_db` against one maximum for the whole batch.
+    """
+
+    SAMPLE_RATE = 16_000
+    SIZE = 512
+    HOP = 160
+    MELS = 64
+    TOP_DB = 120.0
+    # Four frames, the least that any patch of these encoders spans; shorter clips are padded with zeros.
+    SHORTEST = 480
+
+    def __init__(self, *, batch_wide: bool = False):
+        self.batch_wide = batch_wide
+        self.norm = MelNorm(self.MELS)
+
+    def decibels(
+        self, waveform: Float[Array, "B T"], lengths: Int[Array, "B"] | None
+    ) -> tuple[Float[Array, "B S F"], Bool[Array, "B S"]]:
+        """Log-mel in dB before the BatchNorm, and which frames belong to the clip: 1 + length // 160."""
+        waveform = waveform.astype(jnp.float32)
+        short = self.SHORTEST - waveform.shape[1]
+        if short > 0:
+            lengths = lengths if lengths is None else jnp.maximum(lengths, self.SHORTEST)
+            waveform = jnp.pad(waveform, ((0, 0), (0, short)))
+        if lengths is not None:
+            lengths = jnp.clip(lengths, self.SHORTEST, waveform.shape[1])
+        padded = reflect(waveform, lengths, self.SIZE // 2)
+        power = power_spectrogram(padded, window=hann(self.SIZE), hop=self.HOP)
+        filters = mel_filters(self.SIZE // 2 + 1, self.MELS, 0.0, 8000.0, self.SAMPLE_RATE)
+        power = jnp.matmul(power, filters, precision=jax.lax.Precision.HIGHEST)
+        frames = jnp.arange(power.shape[1])[None, :]
+        real = power.shape[1] if lengths is None else 1 + lengths[:, None] // self.HOP
+        mask = jnp.broadcast_to(frames < real, power.shape[:2])
+        return decibels(power, mask, top=self.TOP_DB, batch_wide=self.batch_wide), mask
+
+    def __call__(
+        self, waveform: Float[Array, "B T"], lengths: Int[Array, "B"] | None
+    ) -> tuple[Float[Array, "B S F"], Bool[Array, "B S"]]:
+        """Normalised log-mel and its frame mask. `waveform` in [-1, 1] at 16 kHz; `lengths` in samples."""
+        level, mask = self.decibels(waveform, lengths)
+        return self.norm(level), mask

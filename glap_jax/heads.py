@@ -1,0 +1,27 @@
+"""Projection heads: from a tower's pooled vector to a unit vector of the joint space."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from glap_jax.layers import linear
+
+
+def unit(x: Float[Array, "B E"]) -> Float[Array, "B E"]:
+    """Rows scaled to length one in float32, with torch's guard of 1e-12 against zero rows."""
+    x = x.astype(jnp.float32)
+    # The guard sits inside the root as well, so that an all-zero row has a zero gradient and no NaN.
+    square = jnp.sum(x * x, axis=-1, keepdims=True)
+    return x * jax.lax.rsqrt(jnp.maximum(square, 1e-24))
+
+
+class MlpHead(nnx.Module):
+    """GLAP's head: Linear d -> E, ReLU, Linear E -> E, unit norm (dasheng-glap `audio_proj`, `text_proj`)."""
+
+    def __init__(self, width: int, joint: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+        self.hidden = linear(width, joint, dtype=dtype, rngs=rngs)
+        self.out = linear(joint, joint, dtype=dtype, rngs=rngs)
+
+    def __call__(self, pooled: Float[Array, "B D"]) -> Float[Array, "B E"]:
+        return unit(self.out(jax.nn.relu(self.hidden(pooled))))

@@ -1,0 +1,140 @@
+"""Transformer parts that every tower shares: attention, MLP, block, and a scanned, rematerialised stack."""
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+Activation = Literal["gelu", "relu"]
+Remat = Literal["none", "dots", "full"]
+
+# Exact (erf) GELU: what every reference system here uses.
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "relu": jax.nn.relu,
+}
+
+# What the backward pass keeps of a layer: everything, the results of matrix products, or only its input.
+REMAT_POLICIES = {
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+class Encoded(NamedTuple):
+    """What an encoder returns: `tokens`, a `mask` that is True where a token is real, and their `pooled` form."""
+
+    tokens: Float[Array, "B N D"]
+    mask: Bool[Array, "B N"]
+    pooled: Float[Array, "B D"]
+
+
+def masked_mean(tokens: Float[Array, "B N D"], mask: Bool[Array, "B N"]) -> Float[Array, "B D"]:
+    """Mean over the real tokens, in float32; zero where a row has none."""
+    weight = mask.astype(jnp.float32)[..., None]
+    total = jnp.sum(tokens.astype(jnp.float32) * weight, axis=1)
+    return total / jnp.maximum(jnp.sum(weight, axis=1), 1.0)
+
+
+def linear(inputs: int, outputs: int, *, dtype: jnp.dtype, rngs: nnx.Rngs, bias: bool = True) -> nnx.Linear:
+    """A linear layer with float32 parameters that computes in `dtype`."""
+    return nnx.Linear(
+        inputs,
+        outputs,
+        use_bias=bias,
+        dtype=dtype,
+        param_dtype=jnp.float32,
+        kernel_init=nnx.initializers.xavier_uniform(),
+        rngs=rngs,
+    )
+
+
+def layer_norm(width: int, *, epsilon: float, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    """LayerNorm with float32 statistics (two passes, like the references) and output in `dtype`."""
+    return nnx.LayerNorm(
+        width, epsilon=epsilon, dtype=dtype, param_dtype=jnp.float32, use_fast_variance=False, rngs=rngs
+    )
+
+
+class Attention(nnx.Module):
+    """Self-attention with one fused projection (queries, keys, values; heads contiguous inside each)."""
+
+    def __init__(self, width: int, heads: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+        self.heads = heads
+        self.qkv = linear(width, 3 * width, dtype=dtype, rngs=rngs)
+        self.out = linear(width, width, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "B N D"], mask: Bool[Array, "B N"] | None) -> Float[Array, "B N D"]:
+        batch, tokens, width = x.shape
+        q, k, v = jnp.unstack(self.qkv(x).reshape(batch, tokens, 3, self.heads, -1), axis=2)
+        # Only keys are masked: a row without any real key attends uniformly instead of giving NaN.
+        keys = None if mask is None else mask[:, None, None, :]
+        return self.out(jax.nn.dot_product_attention(q, k, v, mask=keys).reshape(batch, tokens, width))
+
+
+class Mlp(nnx.Module):
+    """Linear, activation, linear."""
+
+    def __init__(
+        self, width: int, hidden: int, *, activation: Activation, dtype: jnp.dtype, rngs: nnx.Rngs
+    ):
+        self.activation: Activation = activation
+        self.up = linear(width, hidden, dtype=dtype, rngs=rngs)
+        self.down = linear(hidden, width, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
+        return self.down(ACTIVATIONS[self.activation](self.up(x)))
+
+
+class Block(nnx.Module):
+    """A pre-norm transformer layer: x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        hidden: int,
+        *,
+        activation: Activation,
+        epsilon: float,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+    ):
+        self.attention_norm = layer_norm(width, epsilon=epsilon, dtype=dtype, rngs=rngs)
+        self.attention = Attention(width, heads, dtype=dtype, rngs=rngs)
+        self.mlp_norm = layer_norm(width, epsilon=epsilon, dtype=dtype, rngs=rngs)
+        self.mlp = Mlp(width, hidden, activation=activation, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "B N D"], mask: Bool[Array, "B N"] | None) -> Float[Array, "B N D"]:
+        x = x + self.attention(self.attention_norm(x), mask)
+        return x + self.mlp(self.mlp_norm(x))
+
+
+class Stack(nnx.Module):
+    """`layers` blocks whose parameters are stacked on a leading axis L and run by one compiled loop.
+
+    Args:
+        make_block: builds one block from an `nnx.Rngs`.
+        layers: how many.
+        remat: what the backward pass keeps: `none` recomputes nothing, `dots` keeps matrix products, `full`
+            keeps only each layer's input.
+    """
+
+    def __init__(
+        self, make_block: Callable[[nnx.Rngs], nnx.Module], layers: int, *, remat: Remat, rngs: nnx.Rngs
+    ):
+        self.remat: Remat = remat
+        self.layers = nnx.split_rngs(splits=layers)(nnx.vmap(make_block, in_axes=(0,), out_axes=0))(rngs)
+
+    def __call__(self, x: Float[Array, "B N D"], mask: Bool[Array, "B N"] | None) -> Float[Array, "B N D"]:
+        graph, parameters = nnx.split(self.layers)
+
+        def step(x: Array, layer: nnx.State) -> tuple[Array, None]:
+            return nnx.merge(graph, layer)(x, mask), None
+
+        if self.remat != "none":
+            step = jax.checkpoint(step, policy=REMAT_POLICIES[self.remat], prevent_cse=False)
+        return jax.lax.scan(step, x, parameters)[0]

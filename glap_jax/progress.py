@@ -1,0 +1,33 @@
+"""Progress with an ETA for everything that takes more than a few seconds."""
+
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def bar(description: str, *, total: int | None = None, unit: str = "it", initial: int = 0) -> Any:
+    """A tqdm bar on standard error: live on a terminal, a line every 10 s in a log file."""
+    from tqdm import tqdm
+
+    interval = 0.2 if sys.stderr.isatty() else 10.0
+    return tqdm(
+        desc=description,
+        total=total,
+        unit=unit,
+        initial=initial,
+        mininterval=interval,
+        maxinterval=interval,
+        dynamic_ncols=True,
+    )
+
+
+def track(items: Iterable[T], description: str, *, total: int | None = None, unit: str = "it") -> Iterator[T]:
+    """Yields `items` while a bar shows rate and ETA. `total` defaults to `len(items)` where it has one."""
+    if total is None and hasattr(items, "__len__"):
+        total = len(items)  # ty: ignore[invalid-argument-type]
+    with bar(description, total=total, unit=unit) as shown:
+        for item in items:
+            yield item
+            shown.update()
