@@ -8,6 +8,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from glap_jax.convert.rules import Buffer, Counter, Rule, Same, Table
+
 DECIBEL_FLOOR = 1e-10
 
 
@@ -38,16 +40,14 @@ def hann(size: int) -> Float[np.ndarray, "size"]:
 def reflect(
     waveform: Float[Array, "B T"], lengths: Int[Array, "B"] | None, pad: int
 ) -> Float[Array, "B T_padded"]:
-    """Reflects each clip at its own two ends by `pad` samples; what lies beyond is zero.
+    """Reflects each clip at its own two ends by `pad` samples.
 
-    Every length must exceed `pad`. Reflecting at the true end, not at the end of the padded row, is what
+    Every length must exceed `pad`, and rows must be zero beyond their length. Reflecting at the true end, not at the end of the padded row, is what
     makes a padded clip equal to the clip alone.
     """
     if lengths is None:
         return jnp.pad(waveform, ((0, 0), (pad, pad)), mode="reflect")
-    batch, samples = waveform.shape
-    lengths = lengths.astype(jnp.int32)
-    waveform = jnp.where(jnp.arange(samples) < lengths[:, None], waveform, 0.0)
+    batch = waveform.shape[0]
     mirrored = lengths[:, None] - 2 - jnp.arange(pad)
     tail = jnp.take_along_axis(waveform, mirrored, axis=1)
     head = waveform[:, pad:0:-1]
@@ -117,21 +117,25 @@ class LogMel(nnx.Module):
         self.batch_wide = batch_wide
         self.norm = MelNorm(self.MELS)
 
+    @classmethod
+    def filters(cls) -> Float[np.ndarray, "bins F"]:
+        """The mel filter matrix."""
+        return mel_filters(cls.SIZE // 2 + 1, cls.MELS, 0.0, 8000.0, cls.SAMPLE_RATE)
+
     def decibels(
         self, waveform: Float[Array, "B T"], lengths: Int[Array, "B"] | None
     ) -> tuple[Float[Array, "B S F"], Bool[Array, "B S"]]:
         """Log-mel in dB before the BatchNorm, and which frames belong to the clip: 1 + length // 160."""
         waveform = waveform.astype(jnp.float32)
-        short = self.SHORTEST - waveform.shape[1]
-        if short > 0:
-            lengths = lengths if lengths is None else jnp.maximum(lengths, self.SHORTEST)
-            waveform = jnp.pad(waveform, ((0, 0), (0, short)))
+        if lengths is not None:
+            lengths = lengths.astype(jnp.int32)
+            waveform = jnp.where(jnp.arange(waveform.shape[1]) < lengths[:, None], waveform, 0.0)
+        waveform = jnp.pad(waveform, ((0, 0), (0, max(0, self.SHORTEST - waveform.shape[1]))))
         if lengths is not None:
             lengths = jnp.clip(lengths, self.SHORTEST, waveform.shape[1])
         padded = reflect(waveform, lengths, self.SIZE // 2)
         power = power_spectrogram(padded, window=hann(self.SIZE), hop=self.HOP)
-        filters = mel_filters(self.SIZE // 2 + 1, self.MELS, 0.0, 8000.0, self.SAMPLE_RATE)
-        power = jnp.matmul(power, filters, precision=jax.lax.Precision.HIGHEST)
+        power = jnp.matmul(power, self.filters(), precision=jax.lax.Precision.HIGHEST)
         frames = jnp.arange(power.shape[1])[None, :]
         real = power.shape[1] if lengths is None else 1 + lengths[:, None] // self.HOP
         mask = jnp.broadcast_to(frames < real, power.shape[:2])
@@ -143,3 +147,15 @@ class LogMel(nnx.Module):
         """Normalised log-mel and its frame mask. `waveform` in [-1, 1] at 16 kHz; `lengths` in samples."""
         level, mask = self.decibels(waveform, lengths)
         return self.norm(level), mask
+
+
+# `.1` is the position inside torch's Sequential, which the Hugging Face layout of CED does without.
+LOG_MEL_TORCH_RULES: Table = (
+    Buffer("front_end.0.spectrogram.window", lambda: hann(LogMel.SIZE)),
+    Buffer("front_end.0.mel_scale.fb", LogMel.filters),
+    Rule("init_bn(.1|).weight", "norm/scale", Same),
+    Rule("init_bn(.1|).bias", "norm/bias", Same),
+    Rule("init_bn(.1|).running_mean", "norm/mean", Same),
+    Rule("init_bn(.1|).running_var", "norm/variance", Same),
+    Counter("init_bn(.1|).num_batches_tracked"),
+)

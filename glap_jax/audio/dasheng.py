@@ -1,0 +1,181 @@
+"""Dasheng: a ViT over log-mel patches of 64 mels x 40 ms (Dinkel et al., 2024; PyPI `dasheng` 0.0.9)."""
+
+import dataclasses
+from typing import Literal
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from glap_jax.audio.frontend import LOG_MEL_TORCH_RULES, LogMel
+from glap_jax.convert.rules import Rule, Table, Transform, dense, norm, prefixed
+from glap_jax.layers import Block, Encoded, Remat, Stack, layer_norm, linear, masked_mean
+
+Mode = Literal["sound", "dasheng", "glap"]
+
+
+@dataclasses.dataclass(frozen=True)
+class DashengConfig:
+    """Sizes of a Dasheng encoder.
+
+    Attributes:
+        width: transformer width D.
+        layers: number of blocks L.
+        heads: attention heads H.
+        mlp_ratio: hidden width of the MLP over D.
+        chunk_tokens: tokens encoded together, 40 ms each; longer audio is cut into such chunks.
+        mode: `sound` (default): padding never changes a result. The other two reproduce a reference for
+            verification. `dasheng`: top_db against the batch's loudest bin, tokens under length // 640 are
+            keys, a ragged last chunk. `glap` (0.0.13): the same clamp, lengths ignored, normalised frames
+            zero-padded to whole chunks and attended to, mean of the chunks' unmasked means.
+    """
+
+    width: int = 768
+    layers: int = 12
+    heads: int = 12
+    mlp_ratio: float = 4.0
+    chunk_tokens: int = 252
+    mode: Mode = "sound"
+    family: Literal["dasheng"] = "dasheng"
+
+    @classmethod
+    def tiny(cls) -> "DashengConfig":
+        """2.9 M parameters, 192/6/3: for samples, tests and laptops."""
+        return cls(width=192, layers=6, heads=3)
+
+    @classmethod
+    def base(cls) -> "DashengConfig":
+        """85 M parameters, 768/12/12: GLAP's audio tower."""
+        return cls()
+
+    @classmethod
+    def b0_6(cls) -> "DashengConfig":
+        """0.6 B parameters, 1280/32/16."""
+        return cls(width=1280, layers=32, heads=16)
+
+    @classmethod
+    def b1_2(cls) -> "DashengConfig":
+        """1.2 B parameters, 1536/40/24."""
+        return cls(width=1536, layers=40, heads=24)
+
+    def build(self, *, dtype: jnp.dtype, remat: Remat, rngs: nnx.Rngs) -> "Dasheng":
+        """A module with fresh parameters that computes in `dtype`."""
+        return Dasheng(self, dtype=dtype, remat=remat, rngs=rngs)
+
+
+class Dasheng(nnx.Module):
+    """Waveform at 16 kHz -> tokens of 40 ms, their mask, and their masked mean.
+
+    A clip of n samples has (1 + n // 160) // 4 tokens (at least one: shorter clips are padded with zeros to
+    480 samples). Each chunk of `chunk_tokens` is encoded alone, with positions from 0.
+    """
+
+    MELS = LogMel.MELS
+    PATCH_FRAMES = 4
+    SAMPLE_RATE = LogMel.SAMPLE_RATE
+
+    def __init__(self, config: DashengConfig, *, dtype: jnp.dtype, remat: Remat = "none", rngs: nnx.Rngs):
+        self.config = config
+        width = config.width
+        normal = nnx.initializers.truncated_normal(0.02)
+        self.frontend = LogMel(batch_wide=config.mode != "sound")
+        self.patch = linear(self.MELS * self.PATCH_FRAMES, width, dtype=dtype, rngs=rngs)
+        self.time_position = nnx.Param(normal(rngs.params(), (config.chunk_tokens, width), jnp.float32))
+        self.frequency_position = nnx.Param(normal(rngs.params(), (width,), jnp.float32))
+
+        def make_block(rngs: nnx.Rngs) -> Block:
+            hidden = int(width * config.mlp_ratio)
+            return Block(
+                width, config.heads, hidden, activation="gelu", epsilon=1e-6, dtype=dtype, rngs=rngs
+            )
+
+        self.blocks = Stack(make_block, config.layers, remat=remat, rngs=rngs)
+        self.norm = layer_norm(width, epsilon=1e-6, dtype=dtype, rngs=rngs)
+
+    def __call__(self, waveform: Float[Array, "B T"], lengths: Int[Array, "B"] | None = None) -> Encoded:
+        """Encodes clips of up to T samples in [-1, 1]; `lengths` counts the real samples of each row."""
+        mel, frames = self.frontend(waveform, lengths)
+        mel, real = self._whole_tokens(mel, frames, lengths)
+        x = self._embed(mel)
+        size = self.config.chunk_tokens
+        if x.shape[1] <= size:
+            x = self._encode(x, real)
+        elif self.config.mode == "dasheng":
+            starts = range(0, x.shape[1], size)
+            x = jnp.concatenate([self._encode(x[:, i : i + size], real[:, i : i + size]) for i in starts], 1)
+        else:
+            x = self._encode_chunks(x, real)
+        if self.config.mode == "glap":
+            return Encoded(x, real, self._mean_of_chunk_means(x))
+        return Encoded(x, real, masked_mean(x, real))
+
+    def _whole_tokens(
+        self, mel: Float[Array, "B S F"], frames: Bool[Array, "B S"], lengths: Int[Array, "B"] | None
+    ) -> tuple[Float[Array, "B S2 F"], Bool[Array, "B N"]]:
+        """Drops (or, for `glap`, pads) frames to whole patches; a token is real if its last frame is."""
+        chunk_frames = self.config.chunk_tokens * self.PATCH_FRAMES
+        if self.config.mode == "glap":
+            surplus = -mel.shape[1] % chunk_frames if mel.shape[1] > chunk_frames else 0
+            mel = jnp.pad(mel, ((0, 0), (0, surplus), (0, 0)))
+        tokens = mel.shape[1] // self.PATCH_FRAMES
+        mel = mel[:, : tokens * self.PATCH_FRAMES]
+        if self.config.mode == "sound":
+            return mel, frames[:, self.PATCH_FRAMES - 1 :: self.PATCH_FRAMES]
+        real = jnp.ones((mel.shape[0], tokens), bool)
+        if self.config.mode == "dasheng" and lengths is not None:
+            real = jnp.arange(tokens) < lengths[:, None] // (self.PATCH_FRAMES * LogMel.HOP)
+        return mel, real
+
+    def _embed(self, mel: Float[Array, "B S F"]) -> Float[Array, "B N D"]:
+        batch, frames, mels = mel.shape
+        return self.patch(mel.reshape(batch, frames // self.PATCH_FRAMES, self.PATCH_FRAMES * mels))
+
+    def _encode(self, x: Float[Array, "B N D"], real: Bool[Array, "B N"]) -> Float[Array, "B N D"]:
+        position = self.time_position[: x.shape[1]] + self.frequency_position[...]
+        return self.norm(self.blocks(x + position.astype(x.dtype), real))
+
+    def _encode_chunks(self, x: Float[Array, "B N D"], real: Bool[Array, "B N"]) -> Float[Array, "B N D"]:
+        batch, tokens, width = x.shape
+        size = self.config.chunk_tokens
+        surplus = -tokens % size
+        x = jnp.pad(x, ((0, 0), (0, surplus), (0, 0))).reshape(-1, size, width)
+        chunked = jnp.pad(real, ((0, 0), (0, surplus))).reshape(-1, size)
+        return self._encode(x, chunked).reshape(batch, tokens + surplus, width)[:, :tokens]
+
+    def _mean_of_chunk_means(self, x: Float[Array, "B N D"]) -> Float[Array, "B D"]:
+        batch, tokens, width = x.shape
+        size = min(tokens, self.config.chunk_tokens)
+        return x.astype(jnp.float32).reshape(batch, -1, size, width).mean(axis=2).mean(axis=1)
+
+
+# [D, 1, mels, frames] to a matrix whose rows run over frames, then mels.
+_PATCH = Transform(
+    lambda x: x[0][:, 0].transpose(2, 1, 0).reshape(-1, x[0].shape[0]),
+    lambda x: (x.reshape(Dasheng.PATCH_FRAMES, Dasheng.MELS, -1).transpose(2, 1, 0)[:, None],),
+)
+_TIME = Transform(lambda x: x[0][0, :, 0].T, lambda x: (x.T[None, :, None],))
+_FREQUENCY = Transform(lambda x: x[0][0, :, 0, 0], lambda x: (x[None, :, None, None],))
+
+BLOCK_TORCH_RULES: Table = (
+    *norm("norm1", "attention_norm"),
+    *dense("attn.qkv", "attention/qkv"),
+    *dense("attn.proj", "attention/out"),
+    *norm("norm2", "mlp_norm"),
+    *dense("mlp.fc1", "mlp/up"),
+    *dense("mlp.fc2", "mlp/down"),
+)
+
+# `encoder.` stands before every key in the Hugging Face layout, which also leaves out the frontend's buffers.
+TORCH_RULES: Table = prefixed(
+    (
+        *prefixed(LOG_MEL_TORCH_RULES, "", "frontend/"),
+        Rule("patch_embed.proj.weight", "patch/kernel", _PATCH),
+        dense("patch_embed.proj", "patch")[1],
+        Rule("time_pos_embed", "time_position", _TIME),
+        Rule("freq_pos_embed", "frequency_position", _FREQUENCY),
+        *prefixed(BLOCK_TORCH_RULES, "blocks.{layer}.", "blocks/layers/"),
+        *norm("norm", "norm"),
+    ),
+    "(|encoder.)",
+    "",
+)

@@ -1,0 +1,284 @@
+"""Everything that a run is configured by: frozen dataclasses, read from a Python file and from the command line.
+
+`load` runs a configuration file, `override` applies typed command-line overrides, `to_json` and `from_json`
+write and read the form that checkpoints carry. Each refuses unknown names and wrong types in one line.
+"""
+
+import contextlib
+import dataclasses
+import difflib
+import io
+import json
+import re
+import runpy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from glap_jax.audio.dasheng import DashengConfig
+from glap_jax.errors import GlapError
+from glap_jax.layers import Remat
+from glap_jax.text.sonar import SonarConfig
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Two towers, their heads and the loss scalars.
+
+    Attributes:
+        audio: the audio tower.
+        text: the text tower.
+        joint: width E of the shared space.
+        temperature: initial tau.
+        bias: initial beta, in the form that the run's loss uses.
+    """
+
+    audio: DashengConfig = DashengConfig()
+    text: SonarConfig = SonarConfig()
+    joint: int = 1024
+    temperature: float = 0.07
+    bias: float = -10.0
+
+
+@dataclasses.dataclass(frozen=True)
+class GroupConfig:
+    """A sampling stratum.
+
+    Attributes:
+        name: what reports call it.
+        shards: tar files or glob patterns, relative to `DataConfig.root`.
+        weight: its share of the examples, relative to the other groups'.
+    """
+
+    name: str
+    shards: tuple[str, ...]
+    weight: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """What is read and how an example is made from it.
+
+    Attributes:
+        root: folder that relative shard names start from.
+        train: groups that training draws from.
+        test: groups that evaluation reads, whole and in order.
+        tokenizer: SentencePiece model, relative to `root`.
+        sample_rate: Hz; every clip is resampled to it.
+        crop_seconds: training takes a random crop of this length from longer clips; evaluation reads up to
+            `eval_seconds` from the start.
+        eval_seconds: see above.
+        min_seconds: shorter clips are skipped and counted.
+        max_characters: longer captions are skipped in training (GLAP: 180).
+        drop_clipped: skip clips whose peak is 0.99 or more (GLAP's option).
+        max_tokens: length N of token rows; a caption that is cut to it is counted in the log.
+        language: NLLB code told to the text tower for every caption (GLAP: eng_Latn), or `true` for the
+            caption's own.
+        translations: total probability of drawing one of a caption's n translations (GLAP: 0.1, each 0.1 / n).
+        gain_decibels: training scales each clip by a random gain within +- this many dB; 0 turns it off.
+        workers: decoding processes; 0 decodes in the training process.
+        bad_share: the run stops when more than this share of the clips read so far was bad.
+    """
+
+    root: str = "data/samples"
+    train: tuple[GroupConfig, ...] = ()
+    test: tuple[GroupConfig, ...] = ()
+    tokenizer: str = "spm.model"
+    sample_rate: int = 16_000
+    crop_seconds: float = 10.0
+    eval_seconds: float = 30.0
+    min_seconds: float = 0.2
+    max_characters: int = 180
+    drop_clipped: bool = False
+    max_tokens: int = 64
+    language: str = "eng_Latn"
+    translations: float = 0.1
+    gain_decibels: float = 0.0
+    workers: int = 0
+    bad_share: float = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+    """Which loss joins the towers.
+
+    Attributes:
+        kind: `sigmoid` (GLAP) or `infonce` (ML-CLAP; equal clips share their target).
+        form: how the sigmoid's bias enters: `code` is s / tau + beta, `paper` is (s + beta) / tau.
+        regularise: GLAP's term mean|x| / ||X||_F for both towers.
+        chunk: texts per block of logits; none takes all at once.
+    """
+
+    kind: Literal["sigmoid", "infonce"] = "sigmoid"
+    form: Literal["code", "paper"] = "code"
+    regularise: bool = True
+    chunk: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """Adam with decoupled weight decay under a cosine schedule with linear warm-up.
+
+    Attributes:
+        learning_rate: its peak.
+        warmup_steps: steps from 0 to the peak.
+        final_share: rate at the last step over the peak (GLAP: 0.1).
+        b1, b2, epsilon: Adam's constants.
+        weight_decay: applied where `decay` says so.
+        decay: (regex, on) rules over parameter paths.
+        scale: (regex, factor) rules: learning rate of a parameter relative to the schedule.
+        clip: largest global gradient norm; none turns clipping off.
+    """
+
+    learning_rate: float = 1e-4
+    warmup_steps: int = 1000
+    final_share: float = 0.1
+    b1: float = 0.9
+    b2: float = 0.999
+    epsilon: float = 1e-8
+    weight_decay: float = 0.0
+    decay: tuple[tuple[str, bool], ...] = ((r"bias$|scale$|norm|position|temperature", False), (".*", True))
+    scale: tuple[tuple[str, float], ...] = ((".*", 1.0),)
+    clip: float | None = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """One training run.
+
+    Attributes:
+        name: what the run is called in reports.
+        out: run folder: checkpoints, metrics, plots, report.
+        model, data, loss, optimizer: the parts.
+        initial: model folder or checkpoint file to start from; none starts from random parameters.
+        frozen: (regex, frozen) rules over parameter paths.
+        steps: optimizer steps of the whole run.
+        batch: pairs a step, over all devices.
+        accumulation: parts that a step's batch is encoded in, one after the other; the loss still sees
+            all negatives of the batch.
+        dtype: compute type; `auto` is bfloat16 on TPU and GPU, float32 on CPU.
+        remat: what the backward pass keeps of a layer.
+        ema: decay of the averaged weights that evaluation uses; none keeps no average.
+        calibrate_batches: batches that a fresh model's input statistics are measured on.
+        seed: of parameters and data order.
+        log_every: steps between lines of metrics.
+        checkpoint_every: steps between checkpoints.
+        keep: newest checkpoints kept.
+        eval_every: steps between evaluations; 0 evaluates at the end only.
+    """
+
+    name: str = "glap"
+    out: str = "runs/glap"
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    loss: LossConfig = LossConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    initial: str | None = None
+    frozen: tuple[tuple[str, bool], ...] = ((".*", False),)
+    steps: int = 200_000
+    batch: int = 1024
+    accumulation: int = 1
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    remat: Remat = "none"
+    ema: float | None = None
+    calibrate_batches: int = 4
+    seed: int = 0
+    log_every: int = 20
+    checkpoint_every: int = 1000
+    keep: int = 3
+    eval_every: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "accumulation", "log_every", "checkpoint_every", "keep"):
+            if getattr(self, name) < 1:
+                raise GlapError(f"config: '{name}' is {getattr(self, name)}; it must be at least 1")
+        if self.batch % self.accumulation:
+            raise GlapError(
+                f"config: batch {self.batch} cannot be cut into {self.accumulation} equal parts; "
+                "change 'batch' or 'accumulation'"
+            )
+
+
+def load(path: str | Path) -> TrainConfig:
+    """The `config` that the Python file at `path` defines.
+
+    Raises:
+        GlapError: no such file, it does not run, or it defines no `config` of type TrainConfig.
+    """
+    path = Path(path)
+    if not path.is_file():
+        known = sorted(str(file) for file in path.parent.glob("*.py"))
+        raise GlapError(f"config: no file '{path}'; {f'there are {known}' if known else 'give the path of one'}")
+    try:
+        config = runpy.run_path(str(path)).get("config")
+    except GlapError:
+        raise
+    except Exception as error:
+        raise GlapError(f"config: '{path}' does not run: {type(error).__name__}: {error}; mend it") from error
+    if not isinstance(config, TrainConfig):
+        raise GlapError(f"config: '{path}' must define `config = TrainConfig(...)`; it defines {config!r:.80}")
+    return config
+
+
+def override(config: T, arguments: Sequence[str]) -> T:
+    """`config` with typed overrides such as `--optimizer.learning-rate 3e-4` applied.
+
+    Raises:
+        GlapError: an unknown name (the nearest known ones are offered) or a value of the wrong type.
+    """
+    import tyro
+
+    known = sorted(_names(config))
+    for argument in arguments:
+        name = argument.split("=")[0].removeprefix("--").replace("-", "_")
+        if argument.startswith("--") and name not in known and name != "help":
+            close = difflib.get_close_matches(name, known, n=3) or known
+            raise GlapError(f"config: unknown key '{name}'; did you mean {', '.join(close[:6])}?")
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(printed):
+            return tyro.cli(
+                Annotated[type(config), tyro.conf.AvoidSubcommands],  # ty: ignore[invalid-type-form]
+                default=config,
+                args=list(arguments),
+                prog="glap-jax train CONFIG",
+            )
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        words = re.sub(r"[│╭╮╰╯─\s]+", " ", printed.getvalue()).strip()
+        raise GlapError(f"config: {words}") from None
+
+
+def _names(config: Any, prefix: str = "") -> list[str]:
+    """Dotted names of all fields."""
+    found = []
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        found.append(prefix + field.name)
+        if dataclasses.is_dataclass(value):
+            found += _names(value, f"{prefix}{field.name}.")
+    return found
+
+
+def to_json(config: Any) -> str:
+    """A dataclass as indented JSON that `from_json` reads back as an equal object."""
+    return json.dumps(dataclasses.asdict(config), indent=2, ensure_ascii=False)
+
+
+def from_json(kind: type[T], text: str | bytes, *, where: str) -> T:
+    """Reads a dataclass of type `kind`; `where` names the file in messages.
+
+    Raises:
+        GlapError: no JSON, an unknown key, a missing one, or a wrong type, all listed in one line.
+    """
+    import pydantic
+
+    adapter = pydantic.TypeAdapter(kind)
+    try:
+        return adapter.validate_json(text, extra="forbid")
+    except pydantic.ValidationError as error:
+        problems = [f"'{'.'.join(map(str, item['loc']))}': {item['msg']}" for item in error.errors()]
+        raise GlapError(f"{where}: {'; '.join(problems)}; mend or remove the file") from None

@@ -1,0 +1,92 @@
+"""The words in which an encoder file writes its conversion table: rules, transforms, buffers, counters.
+
+A table is a tuple of entries that must cover every tensor of a published checkpoint and every parameter of
+the module, once. In a source key `{layer}` stands for the index of a stacked layer, and `(a|b)` for spellings
+that differ between published layouts (the first is written when nothing else is known). A target is the
+parameter's NNX path, joined by `/`.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+Arrays = tuple[np.ndarray, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Transform:
+    """A layout change and its exact inverse: source tensors to one parameter (of one layer), and back."""
+
+    to_jax: Callable[[Arrays], np.ndarray]
+    to_torch: Callable[[np.ndarray], Arrays]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """`source` tensors fill the parameter `target`.
+
+    Attributes:
+        source: key, or keys that are joined into one parameter.
+        target: NNX path of the parameter, relative to the family's module.
+        transform: how the layout changes.
+        default: value of the parameter when no source tensor exists; none makes the tensor mandatory.
+    """
+
+    source: str | tuple[str, ...]
+    target: str
+    transform: Transform
+    default: float | None = None
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        return (self.source,) if isinstance(self.source, str) else self.source
+
+
+@dataclasses.dataclass(frozen=True)
+class Buffer:
+    """A tensor that follows from constants: may be absent, is checked against `value()`, and not kept."""
+
+    source: str
+    value: Callable[[], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Counter:
+    """A bookkeeping scalar (torch's `num_batches_tracked`): may be absent, has no meaning here."""
+
+    source: str
+
+
+Table = tuple[Rule | Buffer | Counter, ...]
+
+Same = Transform(lambda x: x[0], lambda x: (x,))
+Linear = Transform(lambda x: x[0].T, lambda x: (x.T,))
+# Three [D, D] matrices (or [D] vectors) to one fused projection whose outputs are queries, keys, values.
+FusedLinear = Transform(
+    lambda x: np.concatenate(x, axis=0).T, lambda x: tuple(np.split(x.T, 3, axis=0))
+)
+FusedVector = Transform(lambda x: np.concatenate(x, axis=0), lambda x: tuple(np.split(x, 3, axis=0)))
+
+
+def dense(source: str, target: str) -> Table:
+    """Rules of a linear layer: `weight` [out, in] and `bias`."""
+    return (Rule(f"{source}.weight", f"{target}/kernel", Linear), Rule(f"{source}.bias", f"{target}/bias", Same))
+
+
+def norm(source: str, target: str) -> Table:
+    """Rules of a LayerNorm: `weight` and `bias`."""
+    return (Rule(f"{source}.weight", f"{target}/scale", Same), Rule(f"{source}.bias", f"{target}/bias", Same))
+
+
+def prefixed(table: Table, source: str, target: str) -> Table:
+    """The table of a part inside a larger model: `source` before every key, `target` before every path."""
+
+    def move(entry: Any) -> Any:
+        if isinstance(entry, Rule):
+            keys = tuple(source + key for key in entry.sources)
+            return dataclasses.replace(entry, source=keys, target=target + entry.target)
+        return dataclasses.replace(entry, source=source + entry.source)
+
+    return tuple(move(entry) for entry in table)

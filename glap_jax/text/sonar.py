@@ -1,0 +1,114 @@
+"""SONAR's multilingual text encoder (Duquenne et al., 2023; as in dasheng-glap, without fairseq2)."""
+
+import dataclasses
+from typing import Literal
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from glap_jax.convert.rules import FusedLinear, FusedVector, Rule, Same, Table, dense, norm, prefixed
+from glap_jax.layers import Block, Encoded, Remat, Stack, layer_norm, masked_mean
+
+
+@dataclasses.dataclass(frozen=True)
+class SonarConfig:
+    """Sizes of a SONAR text encoder.
+
+    Attributes:
+        width: transformer width D.
+        layers: number of blocks L.
+        heads: attention heads H.
+        hidden: width of the feed-forward part.
+        vocabulary: rows of the embedding: 1 for padding, the SentencePiece pieces, 202 languages, 3 markers.
+        max_tokens: longest input; the tokenizer cuts longer ones and says so.
+    """
+
+    width: int = 1024
+    layers: int = 24
+    heads: int = 16
+    hidden: int = 8192
+    vocabulary: int = 256_206
+    max_tokens: int = 514
+    family: Literal["sonar"] = "sonar"
+
+    @classmethod
+    def base(cls) -> "SonarConfig":
+        """766 M parameters: the published encoder, GLAP's text tower."""
+        return cls()
+
+    @classmethod
+    def tiny(cls, vocabulary: int) -> "SonarConfig":
+        """192/2/3: for samples, tests and laptops."""
+        return cls(width=192, layers=2, heads=3, hidden=768, vocabulary=vocabulary)
+
+    def build(self, *, dtype: jnp.dtype, remat: Remat, rngs: nnx.Rngs) -> "Sonar":
+        """A module with fresh parameters that computes in `dtype`."""
+        return Sonar(self, dtype=dtype, remat=remat, rngs=rngs)
+
+
+def sinusoids(tokens: int, width: int) -> Float[np.ndarray, "N D"]:
+    """fairseq's position table: all sines, then all cosines, the first row being position 2."""
+    half = width // 2
+    frequency = np.exp(np.arange(half) * -(np.log(10_000.0) / (half - 1)))
+    angle = (np.arange(tokens)[:, None] + 2.0) * frequency[None, :]
+    return np.concatenate([np.sin(angle), np.cos(angle)], axis=1).astype(np.float32)
+
+
+class Sonar(nnx.Module):
+    """Token ids `[language, pieces + 1, 3]` -> tokens and their masked mean (language and EOS count)."""
+
+    def __init__(self, config: SonarConfig, *, dtype: jnp.dtype, remat: Remat = "none", rngs: nnx.Rngs):
+        self.config = config
+        self.embedding = nnx.Embed(
+            config.vocabulary,
+            config.width,
+            dtype=dtype,
+            param_dtype=jnp.float32,
+            embedding_init=nnx.initializers.normal(config.width**-0.5),
+            rngs=rngs,
+        )
+
+        def make_block(rngs: nnx.Rngs) -> Block:
+            return Block(
+                config.width,
+                config.heads,
+                config.hidden,
+                activation="relu",
+                epsilon=1e-5,
+                dtype=dtype,
+                rngs=rngs,
+            )
+
+        self.blocks = Stack(make_block, config.layers, remat=remat, rngs=rngs)
+        self.norm = layer_norm(config.width, epsilon=1e-5, dtype=dtype, rngs=rngs)
+
+    def __call__(self, ids: Int[Array, "B N"], mask: Bool[Array, "B N"]) -> Encoded:
+        """Encodes rows of token ids; `mask` is True where a token is real.
+
+        Ids outside the vocabulary cannot be seen under jit; the tokenizer is what keeps them out.
+        """
+        x = self.embedding(ids) * self.config.width**0.5
+        x = x + jnp.asarray(sinusoids(ids.shape[1], self.config.width), x.dtype)
+        x = self.norm(self.blocks(x, mask))
+        return Encoded(x, mask, masked_mean(x, mask))
+
+
+_QKV = tuple(f"self_attn.{part}_proj" for part in "qkv")
+
+BLOCK_TORCH_RULES: Table = (
+    *norm("self_attn_layer_norm", "attention_norm"),
+    Rule(tuple(f"{key}.weight" for key in _QKV), "attention/qkv/kernel", FusedLinear),
+    Rule(tuple(f"{key}.bias" for key in _QKV), "attention/qkv/bias", FusedVector),
+    *dense("self_attn.output_proj", "attention/out"),
+    *norm("ffn_layer_norm", "mlp_norm"),
+    *dense("ffn.inner_proj", "mlp/up"),
+    *dense("ffn.output_proj", "mlp/down"),
+)
+
+TORCH_RULES: Table = (
+    Rule("encoder_frontend.embed.weight", "embedding/embedding", Same),
+    *prefixed(BLOCK_TORCH_RULES, "encoder.layers.{layer}.", "blocks/layers/"),
+    *norm("layer_norm", "norm"),
+)
