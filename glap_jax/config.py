@@ -4,17 +4,14 @@
 write and read the form that checkpoints carry. Each refuses unknown names and wrong types in one line.
 """
 
-import contextlib
 import dataclasses
-import difflib
-import io
 import json
-import re
 import runpy
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
+from glap_jax import arguments
 from glap_jax.audio.dasheng import DashengConfig
 from glap_jax.errors import GlapError
 from glap_jax.layers import Remat
@@ -222,45 +219,16 @@ def load(path: str | Path) -> TrainConfig:
     return config
 
 
-def override(config: T, arguments: Sequence[str]) -> T:
+def override(config: T, words: Sequence[str]) -> T:
     """`config` with typed overrides such as `--optimizer.learning-rate 3e-4` applied.
 
     Raises:
         GlapError: an unknown name (the nearest known ones are offered) or a value of the wrong type.
     """
-    import tyro
-
-    known = sorted(_names(config))
-    for argument in arguments:
-        name = argument.split("=")[0].removeprefix("--").replace("-", "_")
-        if argument.startswith("--") and name not in known and name != "help":
-            close = difflib.get_close_matches(name, known, n=3) or known
-            raise GlapError(f"config: unknown key '{name}'; did you mean {', '.join(close[:6])}?")
-    printed = io.StringIO()
     try:
-        with contextlib.redirect_stderr(printed):
-            return tyro.cli(
-                Annotated[type(config), tyro.conf.AvoidSubcommands],  # ty: ignore[invalid-type-form]
-                default=config,
-                args=list(arguments),
-                prog="glap-jax train CONFIG",
-            )
-    except SystemExit as stop:
-        if stop.code in (0, None):
-            raise
-        words = re.sub(r"[│╭╮╰╯─\s]+", " ", printed.getvalue()).strip()
-        raise GlapError(f"config: {words}") from None
-
-
-def _names(config: Any, prefix: str = "") -> list[str]:
-    """Dotted names of all fields."""
-    found = []
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        found.append(prefix + field.name)
-        if dataclasses.is_dataclass(value):
-            found += _names(value, f"{prefix}{field.name}.")
-    return found
+        return arguments.parse(type(config), words, prog="glap-jax train CONFIG", default=config)
+    except GlapError as error:
+        raise GlapError(f"config: {error}") from None
 
 
 def to_json(config: Any) -> str:
