@@ -10,7 +10,12 @@ from glap_jax.errors import GlapError
 
 
 def parse(
-    target: Callable[..., Any], arguments: Sequence[str], *, prog: str, default: Any = None, rest: bool = False
+    target: Callable[..., Any],
+    arguments: Sequence[str],
+    *,
+    prog: str,
+    default: Any = None,
+    rest: bool = False,
 ) -> Any:
     """Calls `target`, a function or a dataclass, with typed `arguments`.
 
@@ -29,6 +34,8 @@ def parse(
     options: dict[str, Any] = {"args": list(arguments), "prog": prog, "return_unknown_args": rest}
     if default is not None:
         options["default"] = default
+    else:
+        options["config"] = (tyro.conf.FlagCreatePairsOff,)
     printed = io.StringIO()
     try:
         with contextlib.redirect_stderr(printed):
@@ -39,4 +46,6 @@ def parse(
         # tyro draws a box of several lines; what the user needs of it fits one.
         lines = [re.sub(r"^[│╭╰]\s*|\s*[│╮╯]$", "", line) for line in printed.getvalue().splitlines()]
         lines = [line for line in lines if line and not line.startswith("─")]
-        raise GlapError(re.sub(r"\s+", " ", " ".join(lines)).replace(" For full helptext", "; for help")) from None
+        raise GlapError(
+            re.sub(r"\s+", " ", " ".join(lines)).replace(" For full helptext", "; for help")
+        ) from None

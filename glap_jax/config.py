@@ -1,4 +1,4 @@
-"""Everything that a run is configured by: frozen dataclasses, read from a Python file and from the command line.
+"""Everything that configures a run: frozen dataclasses, read from a Python file and the command line.
 
 `load` runs a configuration file, `override` applies typed command-line overrides, `to_json` and `from_json`
 write and read the form that checkpoints carry. Each refuses unknown names and wrong types in one line.
@@ -73,7 +73,8 @@ class DataConfig:
         max_tokens: length N of token rows; a caption that is cut to it is counted in the log.
         language: NLLB code told to the text tower for every caption (GLAP: eng_Latn), or `true` for the
             caption's own.
-        translations: total probability of drawing one of a caption's n translations (GLAP: 0.1, each 0.1 / n).
+        translations: total probability of drawing one of a caption's n translations (GLAP: 0.1,
+            each 0.1 / n).
         gain_decibels: training scales each clip by a random gain within +- this many dB; 0 turns it off.
         workers: decoding processes; 0 decodes in the training process.
         bad_share: the run stops when more than this share of the clips read so far was bad.
@@ -207,7 +208,9 @@ def load(path: str | Path) -> TrainConfig:
     path = Path(path)
     if not path.is_file():
         known = sorted(str(file) for file in path.parent.glob("*.py"))
-        raise GlapError(f"config: no file '{path}'; {f'there are {known}' if known else 'give the path of one'}")
+        raise GlapError(
+            f"config: no file '{path}'; {f'there are {known}' if known else 'give the path of one'}"
+        )
     try:
         config = runpy.run_path(str(path)).get("config")
     except GlapError:
@@ -215,7 +218,9 @@ def load(path: str | Path) -> TrainConfig:
     except Exception as error:
         raise GlapError(f"config: '{path}' does not run: {type(error).__name__}: {error}; mend it") from error
     if not isinstance(config, TrainConfig):
-        raise GlapError(f"config: '{path}' must define `config = TrainConfig(...)`; it defines {config!r:.80}")
+        raise GlapError(
+            f"config: '{path}' must define `config = TrainConfig(...)`; it defines {config!r:.80}"
+        )
     return config
 
 

@@ -25,7 +25,7 @@ REMAT_POLICIES = {
 
 
 class Encoded(NamedTuple):
-    """What an encoder returns: `tokens`, a `mask` that is True where a token is real, and their `pooled` form."""
+    """What an encoder returns: tokens, a mask that is True where a token is real, and their pooled form."""
 
     tokens: Float[Array, "B N D"]
     mask: Bool[Array, "B N"]
@@ -78,9 +78,7 @@ class Attention(nnx.Module):
 class Mlp(nnx.Module):
     """Linear, activation, linear."""
 
-    def __init__(
-        self, width: int, hidden: int, *, activation: Activation, dtype: jnp.dtype, rngs: nnx.Rngs
-    ):
+    def __init__(self, width: int, hidden: int, *, activation: Activation, dtype: jnp.dtype, rngs: nnx.Rngs):
         self.activation: Activation = activation
         self.up = linear(width, hidden, dtype=dtype, rngs=rngs)
         self.down = linear(hidden, width, dtype=dtype, rngs=rngs)
@@ -135,6 +133,7 @@ class Stack(nnx.Module):
         def step(x: Array, layer: nnx.State) -> tuple[Array, None]:
             return nnx.merge(graph, layer)(x, mask), None
 
-        if self.remat != "none":
-            step = jax.checkpoint(step, policy=REMAT_POLICIES[self.remat], prevent_cse=False)
-        return jax.lax.scan(step, x, parameters)[0]
+        if self.remat == "none":
+            return jax.lax.scan(step, x, parameters)[0]
+        saving = jax.checkpoint(step, policy=REMAT_POLICIES[self.remat], prevent_cse=False)
+        return jax.lax.scan(saving, x, parameters)[0]

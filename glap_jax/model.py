@@ -35,7 +35,7 @@ class DualEncoder(nnx.Module):
         self.bias = nnx.Param(jnp.asarray(config.bias, jnp.float32))
 
     def encode_audio(
-        self, waveform: Float[Array, "B T"], lengths: Int[Array, "B"] | None = None
+        self, waveform: Float[Array, "B T"], lengths: Int[Array, " B"] | None = None
     ) -> Float[Array, "B E"]:
         """Unit vectors, float32, of clips at the tower's rate; `lengths` counts each row's real samples."""
         return self.audio_head(self.audio(waveform, lengths).pooled)
@@ -44,9 +44,7 @@ class DualEncoder(nnx.Module):
         """Unit vectors, float32, of token rows; `mask` is True where a token is real."""
         return self.text_head(self.text(ids, mask).pooled)
 
-    def score(
-        self, audio: Float[Array, "A E"], text: Float[Array, "C E"]
-    ) -> Float[Array, "A C"]:
+    def score(self, audio: Float[Array, "A E"], text: Float[Array, "C E"]) -> Float[Array, "A C"]:
         """100 * cosine of every clip with every caption."""
         return 100.0 * jnp.matmul(audio, text.T, precision=jax.lax.Precision.HIGHEST)
 

@@ -85,14 +85,12 @@ class Dasheng(nnx.Module):
 
         def make_block(rngs: nnx.Rngs) -> Block:
             hidden = int(width * config.mlp_ratio)
-            return Block(
-                width, config.heads, hidden, activation="gelu", epsilon=1e-6, dtype=dtype, rngs=rngs
-            )
+            return Block(width, config.heads, hidden, activation="gelu", epsilon=1e-6, dtype=dtype, rngs=rngs)
 
         self.blocks = Stack(make_block, config.layers, remat=remat, rngs=rngs)
         self.norm = layer_norm(width, epsilon=1e-6, dtype=dtype, rngs=rngs)
 
-    def __call__(self, waveform: Float[Array, "B T"], lengths: Int[Array, "B"] | None = None) -> Encoded:
+    def __call__(self, waveform: Float[Array, "B T"], lengths: Int[Array, " B"] | None = None) -> Encoded:
         """Encodes clips of up to T samples in [-1, 1]; `lengths` counts the real samples of each row."""
         mel, frames = self.frontend(waveform, lengths)
         mel, real = self._whole_tokens(mel, frames, lengths)
@@ -110,7 +108,7 @@ class Dasheng(nnx.Module):
         return Encoded(x, real, masked_mean(x, real))
 
     def _whole_tokens(
-        self, mel: Float[Array, "B S F"], frames: Bool[Array, "B S"], lengths: Int[Array, "B"] | None
+        self, mel: Float[Array, "B S F"], frames: Bool[Array, "B S"], lengths: Int[Array, " B"] | None
     ) -> tuple[Float[Array, "B S2 F"], Bool[Array, "B N"]]:
         """Drops (or, for `glap`, pads) frames to whole patches; a token is real if its last frame is."""
         chunk_frames = self.config.chunk_tokens * self.PATCH_FRAMES

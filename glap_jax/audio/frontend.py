@@ -32,13 +32,13 @@ def mel_filters(
 
 
 @functools.cache
-def hann(size: int) -> Float[np.ndarray, "size"]:
+def hann(size: int) -> Float[np.ndarray, " size"]:
     """The periodic Hann window (torch's default)."""
     return (0.5 - 0.5 * np.cos(2.0 * np.pi * np.arange(size) / size)).astype(np.float32)
 
 
 def reflect(
-    waveform: Float[Array, "B T"], lengths: Int[Array, "B"] | None, pad: int
+    waveform: Float[Array, "B T"], lengths: Int[Array, " B"] | None, pad: int
 ) -> Float[Array, "B T_padded"]:
     """Reflects each clip at its own two ends by `pad` samples.
 
@@ -57,7 +57,7 @@ def reflect(
 
 
 def power_spectrogram(
-    padded: Float[Array, "B T"], *, window: Float[np.ndarray, "W"], hop: int
+    padded: Float[Array, "B T"], *, window: Float[np.ndarray, " W"], hop: int
 ) -> Float[Array, "B S bins"]:
     """|STFT|^2 of frames that start every `hop` samples and lie wholly inside the row."""
     size = window.shape[0]
@@ -95,7 +95,9 @@ class MelNorm(nnx.Module):
         self.variance = nnx.BatchStat(jnp.ones((mels,), jnp.float32))
 
     def __call__(self, x: Float[Array, "B S F"]) -> Float[Array, "B S F"]:
-        return (x - self.mean[...]) * jax.lax.rsqrt(self.variance[...] + 1e-5) * self.scale[...] + self.bias[...]
+        return (x - self.mean[...]) * jax.lax.rsqrt(self.variance[...] + 1e-5) * self.scale[...] + self.bias[
+            ...
+        ]
 
 
 class LogMel(nnx.Module):
@@ -123,7 +125,7 @@ class LogMel(nnx.Module):
         return mel_filters(cls.SIZE // 2 + 1, cls.MELS, 0.0, 8000.0, cls.SAMPLE_RATE)
 
     def decibels(
-        self, waveform: Float[Array, "B T"], lengths: Int[Array, "B"] | None
+        self, waveform: Float[Array, "B T"], lengths: Int[Array, " B"] | None
     ) -> tuple[Float[Array, "B S F"], Bool[Array, "B S"]]:
         """Log-mel in dB before the BatchNorm, and which frames belong to the clip: 1 + length // 160."""
         waveform = waveform.astype(jnp.float32)
@@ -142,7 +144,7 @@ class LogMel(nnx.Module):
         return decibels(power, mask, top=self.TOP_DB, batch_wide=self.batch_wide), mask
 
     def __call__(
-        self, waveform: Float[Array, "B T"], lengths: Int[Array, "B"] | None
+        self, waveform: Float[Array, "B T"], lengths: Int[Array, " B"] | None
     ) -> tuple[Float[Array, "B S F"], Bool[Array, "B S"]]:
         """Normalised log-mel and its frame mask. `waveform` in [-1, 1] at 16 kHz; `lengths` in samples."""
         level, mask = self.decibels(waveform, lengths)

@@ -1,0 +1,192 @@
+"""`glap-jax <verb>`: one thin function a verb; its docstring is the help that users read."""
+
+import difflib
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+import glap_jax
+from glap_jax import arguments
+from glap_jax.errors import GlapError
+
+USAGE = """glap-jax: contrastive audio-text models in JAX
+
+  glap-jax quickstart                      train a small GLAP on the embedded recordings, search them
+  glap-jax train configs/glap.py           train what a configuration describes; resumes with --resume
+  glap-jax eval MODEL configs/glap.py      held-out retrieval: tables, plots, report
+  glap-jax embed FOLDER -o out.npz         embed every recording of a folder
+  glap-jax score clip.wav "a dog;un chien" match one recording with captions
+  glap-jax convert glap.pt glap_jax/       published checkpoints to a model folder, and back
+
+glap-jax <verb> --help explains one of them."""
+
+
+MODEL = "runs/quickstart/model"
+Config = Annotated[Path, tyro.conf.arg(metavar="CONFIG")]
+Model = Annotated[str, tyro.conf.arg(metavar="MODEL")]
+Source = Annotated[Path, tyro.conf.arg(metavar="SOURCE")]
+Out = Annotated[Path, tyro.conf.arg(metavar="OUT")]
+Clip = Annotated[Path, tyro.conf.arg(metavar="CLIP")]
+Captions = Annotated[str, tyro.conf.arg(metavar="CAPTIONS")]
+Overrides = Annotated[Sequence[str], tyro.conf.Suppress]
+Output = Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+
+
+def quickstart(*, out: Path = Path("runs/quickstart"), fresh: bool = False) -> None:
+    """Trains a small GLAP on the embedded recordings, measures it on held-out ones, searches them by text.
+
+    An interrupted run goes on where it stopped; a finished one is only evaluated and searched again.
+
+    Args:
+        out: run folder; checkpoints, model, metrics, plots and report go there.
+        fresh: forget an earlier run in that folder and begin anew.
+    """
+    from glap_jax import quickstart as body
+
+    body.run(out, fresh=fresh)
+
+
+def train(config: Config, /, *, resume: bool = False, overrides: Overrides = ()) -> None:
+    """Trains what a configuration describes, into its folder `out`.
+
+    Single values are overridden by typed options after CONFIG: --steps 500 --out runs/mine
+    --optimizer.learning-rate 3e-4. `glap-jax train CONFIG --help` lists every key, its meaning and value.
+
+    Args:
+        config: Python file that defines `config = TrainConfig(...)`, such as configs/glap.py.
+        resume: go on with the run in `out`, bit for bit where it stopped.
+        overrides: the words of those options.
+    """
+    from glap_jax import config as configs
+    from glap_jax.eval.evaluate import during_training
+    from glap_jax.train.loop import train as body
+
+    settings = configs.override(configs.load(config), overrides)
+    body(settings, resume=resume, evaluate=during_training(settings))
+
+
+def evaluate(
+    model: Model = MODEL, data: Config = Path("configs/quickstart.py"), /, *, out: Output | None = None
+) -> None:
+    """Measures held-out retrieval of a model: both ways, pooled, per group and per language, beside chance.
+
+    Args:
+        model: model folder, run folder, checkpoint file, or hf:org/name.
+        data: configuration whose test groups are read.
+        out: folder for report.md, report.json and plots; by default `evaluation` beside the model.
+    """
+    from glap_jax import config as configs
+    from glap_jax import inference
+    from glap_jax.eval import evaluate as body
+
+    loaded = inference.load(model)
+    body.evaluate(loaded, configs.load(data).data, out=out or Path(model).parent / "evaluation")
+
+
+def embed(source: Source, /, *, out: Output, model: str = MODEL) -> None:
+    """Embeds recordings: `embeddings` (float32, one unit row a clip) and `paths` in an .npz file.
+
+    Args:
+        source: a recording, or a folder that is searched for recordings.
+        out: the file to write. Bad recordings are skipped, counted and named.
+        model: model folder, run folder, checkpoint file, or hf:org/name.
+    """
+    from glap_jax import inference
+
+    inference.embed_command(source, out, model)
+
+
+def score(clip: Clip, captions: Captions, /, *, language: str = "eng_Latn", model: str = MODEL) -> None:
+    """Matches one recording with captions: 100 * cosine and probability, best first.
+
+    Args:
+        clip: a recording (flac, wav, ogg, opus, mp3).
+        captions: captions separated by `;`, such as "a dog;un chien;犬".
+        language: NLLB code that the text tower is told. GLAP is trained with eng_Latn for every language.
+        model: model folder, run folder, checkpoint file, or hf:org/name.
+    """
+    from glap_jax import inference
+
+    inference.score_command(model, clip, captions, language)
+
+
+def convert(
+    source: Source,
+    out: Out,
+    /,
+    *,
+    family: str = "glap",
+    to: Literal["jax", "safetensors", "pt"] = "jax",
+    tokenizer: Path | None = None,
+) -> None:
+    """Converts a published checkpoint to a model folder, or a model folder back to the published form.
+
+    Args:
+        source: torch .pt, safetensors file or folder, or a model folder.
+        out: model folder (jax) or file to write.
+        family: which system or encoder the checkpoint holds.
+        to: `jax` writes a model folder; `safetensors` and `pt` write the published keys, bit for bit.
+        tokenizer: SentencePiece model to put into the model folder, so that it can read text.
+    """
+    from glap_jax.convert import command
+
+    command.convert(source, out, family=family, to=to, tokenizer=tokenizer)
+
+
+VERBS = {
+    "quickstart": quickstart,
+    "train": train,
+    "eval": evaluate,
+    "embed": embed,
+    "score": score,
+    "convert": convert,
+}
+
+
+def run(words: list[str]) -> None:
+    """Runs one command line; raises GlapError for what the user can mend."""
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(USAGE)
+        return
+    verb, *rest = words
+    if verb == "--version":
+        print(f"glap-jax {glap_jax.__version__}")
+        return
+    if verb not in VERBS:
+        close = difflib.get_close_matches(verb, VERBS, n=1)
+        raise GlapError(
+            f"no verb '{verb}'; did you mean '{close[0]}'?"
+            if close
+            else f"no verb '{verb}'; there are {', '.join(VERBS)}"
+        )
+    prog = f"glap-jax {verb}"
+    if verb != "train":
+        arguments.parse(VERBS[verb], rest, prog=prog)
+        return
+    # Every word after the configuration file that is not --resume is an override of one of its keys.
+    resume = "--resume" in rest
+    rest = [word for word in rest if word != "--resume"]
+    if rest and not rest[0].startswith("-"):
+        train(Path(rest[0]), resume=resume, overrides=rest[1:])
+    else:
+        arguments.parse(train, rest, prog=prog)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status: 0, or 2 after a one-line error that the user can mend."""
+    logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)
+    for noisy in ("absl", "orbax", "jax"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    try:
+        run(list(sys.argv[1:] if words is None else words))
+    except GlapError as error:
+        print(f"glap-jax: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("glap-jax: stopped", file=sys.stderr)
+        return 130
+    return 0
