@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 from jaxtyping import install_import_hook
 
-hook = install_import_hook("glap_jax", "beartype.beartype")
-hook.install()
+install_import_hook("glap_jax", "beartype.beartype")
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_default_matmul_precision", "highest")

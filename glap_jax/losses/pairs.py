@@ -1,0 +1,58 @@
+"""What every loss over a batch of audio-text pairs shares: checks, cosines, targets, the regulariser."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Shaped
+
+from glap_jax.errors import GlapError
+
+Rows = Float[Array | np.ndarray, "B E"]
+Scalar = Float[Array | np.ndarray, ""] | float
+
+
+def float32_pairs(
+    audio: Shaped[Array | np.ndarray, "..."], text: Shaped[Array | np.ndarray, "..."]
+) -> tuple[Float[Array, "B E"], Float[Array, "B E"]]:
+    """Both sides of a batch as float32, whatever precision the towers computed in.
+
+    Raises GlapError when the two are not matrices of one and the same shape `B E` with B > 0.
+    """
+    if audio.ndim != 2 or audio.shape != text.shape or audio.shape[0] == 0:
+        raise GlapError(
+            f"a loss needs one audio row and one text row per pair: got audio {audio.shape} and "
+            f"text {text.shape}; give both as (batch, joint) with the same, non-zero batch"
+        )
+    return jnp.asarray(audio, jnp.float32), jnp.asarray(text, jnp.float32)
+
+
+def cosines(audio: Float[Array, "A E"], text: Float[Array, "C E"]) -> Float[Array, "A C"]:
+    """All dot products, in true float32: TPUs and GPUs would otherwise round the factors to bf16 or TF32."""
+    return jnp.matmul(audio, text.T, precision=jax.lax.Precision.HIGHEST)
+
+
+def embedding_regulariser(audio: Rows, text: Rows) -> Float[Array, ""]:
+    """GLAP's and ML-CLAP's regulariser: mean|A| / ||A||_F + mean|T| / ||T||_F, over whole batch matrices.
+
+    Rows need not be unit rows; an all-zero matrix has no defined value.
+    """
+    audio, text = float32_pairs(audio, text)
+    return sum(jnp.mean(jnp.abs(rows)) / jnp.linalg.norm(rows) for rows in (audio, text))
+
+
+def joint_targets(ids: Int[Array | np.ndarray, " B"]) -> Float[Array, "B B"]:
+    """Targets for batches that hold a clip more than once: equal ids are joint positives.
+
+    Row i spreads a total of one evenly over the pairs that share its id (ML-CLAP's rule).
+    """
+    same = (jnp.asarray(ids)[:, None] == jnp.asarray(ids)[None, :]).astype(jnp.float32)
+    return same / jnp.sum(same, axis=1, keepdims=True)
+
+
+def diagonal_targets(ids: Int[Array | np.ndarray, " B"]) -> Float[Array, "B B"]:
+    """Targets that weigh a pair by 1 / (number of pairs that share its id), on the diagonal only.
+
+    This is the released GLAP code's rule for repeated files: a repeated clip counts once in all, and
+    its other captions stay negatives.
+    """
+    return jnp.diag(jnp.diag(joint_targets(ids)))
