@@ -1,0 +1,1 @@
+"""Retrieval, zero-shot and probing figures of a model, with reports and plots."""

@@ -1,0 +1,191 @@
+"""Retrieval tables of a set of clips and captions: pooled, per group and per language, beside chance."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from glap_jax.errors import GlapError
+from glap_jax.eval.metrics import Ranks, Rows, blocks, chance, retrieval_ranks, summarise, unit_rows
+
+# The recall curve is drawn up to this k.
+CURVE = 50
+
+
+@dataclass(frozen=True)
+class Table:
+    """Retrieval among one set of clips and their captions.
+
+    Attributes:
+        kind: "pooled", "group" or "language": what the set has in common.
+        name: of the group or language; "all" for the pooled set.
+        clips, captions: how many the set holds. Queries and candidates both come from the set.
+        metrics: `{"a2t": {...}, "t2a": {...}}` as of `retrieval_metrics`.
+        chance: what a random order is expected to score, for the same directions: `r1`, `r5`, `r10`, `meanr`.
+        curve: `{"k": [...], "a2t": [...], "a2t_chance": [...], "t2a": ..., "t2a_chance": ...}`, recall at k
+            in percent.
+    """
+
+    kind: str
+    name: str
+    clips: int
+    captions: int
+    metrics: dict[str, dict[str, float]]
+    chance: dict[str, dict[str, float]]
+    curve: dict[str, list[float]]
+
+
+def retrieval_tables(
+    audio: Rows,
+    text: Rows,
+    *,
+    owners: Sequence[int] | Int[np.ndarray, " C"] | None = None,
+    captions: Sequence[str] | None = None,
+    groups: Sequence[str] | None = None,
+    languages: Sequence[str] | None = None,
+    chunk: int | None = None,
+) -> list[Table]:
+    """Tables of the whole set and, where there are several, of each group and each language.
+
+    A group's or a language's table searches among that set only: fewer candidates, and so a higher chance,
+    which stands beside it.
+
+    Args:
+        audio: `A E` clip embeddings, of any norm.
+        text: `C E` caption embeddings.
+        owners: `C`, the row of the clip that each caption describes; by default caption i describes clip i.
+            Clips may have different numbers of captions, but none may have no caption.
+        captions: `C` strings that say which captions are the same; a clip is then right for every caption
+            equal to one of its own, whichever recording that was written for. By default all differ.
+        groups, languages: `A` names, one per clip.
+        chunk: queries at a time, as for `retrieval_metrics`.
+
+    Raises GlapError where counts do not fit, a clip has no caption, or embeddings are empty or not finite.
+    """
+    clips, texts = unit_rows(audio, "audio"), unit_rows(text, "text")
+    owner = np.arange(len(texts)) if owners is None else np.asarray(owners, dtype=np.int64)
+    check_counts(len(clips), len(texts), owner, captions, groups, languages)
+    same = np.arange(len(texts)) if captions is None else np.unique(captions, return_inverse=True)[1]
+    everything = np.ones(len(clips), bool)
+    tables = [retrieval_table("pooled", "all", everything, clips, texts, owner, same, chunk)]
+    for kind, names in (("group", groups), ("language", languages)):
+        distinct = sorted(set(names or ()))
+        for name in distinct if len(distinct) > 1 else ():
+            chosen = np.array([one == name for one in names or ()])
+            tables.append(retrieval_table(kind, name, chosen, clips, texts, owner, same, chunk))
+    return tables
+
+
+def retrieval_table(
+    kind: str,
+    name: str,
+    chosen: np.ndarray,
+    clips: Float[np.ndarray, "A E"],
+    texts: Float[np.ndarray, "C E"],
+    owner: Int[np.ndarray, " C"],
+    same: Int[np.ndarray, " C"],
+    chunk: int | None,
+) -> Table:
+    """The table of the clips where `chosen` (`A` bool) and of their captions; `same` numbers equal captions."""
+    kept = chosen[owner]
+    row = np.cumsum(chosen) - 1
+    text_ids = same[kept]
+    audio_ids = ids_of_clips(row[owner[kept]], text_ids, int(chosen.sum()))
+    ranks = retrieval_ranks(clips[chosen], texts[kept], audio_ids=audio_ids, text_ids=text_ids, chunk=chunk)
+    return Table(
+        kind=kind,
+        name=name,
+        clips=int(chosen.sum()),
+        captions=int(kept.sum()),
+        metrics={direction: summarise(one) for direction, one in ranks.items()},
+        chance={direction: chance(one) for direction, one in ranks.items()},
+        curve=recall_curve(ranks),
+    )
+
+
+def ids_of_clips(
+    owner: Int[np.ndarray, " C"], text_ids: Int[np.ndarray, " C"], clips: int
+) -> Int[np.ndarray, "A M"]:
+    """The caption ids of every clip, padded with -1 to as many as the richest clip has."""
+    counts = np.bincount(owner, minlength=clips)
+    ids = np.full((clips, int(counts.max())), -1, np.int64)
+    order = np.argsort(owner, kind="stable")
+    place = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
+    ids[owner[order], place] = text_ids[order]
+    return ids
+
+
+def recall_curve(ranks: dict[str, Ranks]) -> dict[str, list[float]]:
+    """Recall at every k up to `CURVE` or the size of the larger gallery, in percent, beside chance."""
+    cuts = range(1, min(CURVE, max(one.candidates for one in ranks.values())) + 1)
+    curve: dict[str, list[float]] = {"k": [float(k) for k in cuts]}
+    for direction, one in ranks.items():
+        curve[direction] = [100.0 * float(np.mean(one.first <= k)) for k in cuts]
+        curve[f"{direction}_chance"] = list(chance(one, cuts).values())[: len(cuts)]
+    return curve
+
+
+def top_k(
+    query: Rows, gallery: Rows, k: int, *, chunk: int | None = None
+) -> tuple[Int[np.ndarray, "Q K"], Float[np.ndarray, "Q K"]]:
+    """The k nearest rows of the gallery for every query, best first: their indices and cosines.
+
+    Of equals the one that comes first in the gallery wins. `query` is `Q E`, `gallery` `N E`, of any norm;
+    when k exceeds N, all N come back. Memory holds `chunk` queries' scores at a time (None: about 16 MB).
+    Raises GlapError for empty or non-finite embeddings, different widths, or k below 1.
+    """
+    queries, rows = unit_rows(query, "query"), unit_rows(gallery, "gallery")
+    if queries.shape[1] != rows.shape[1]:
+        raise GlapError(
+            f"query and gallery embeddings have different widths, {queries.shape[1]} and {rows.shape[1]}: "
+            "take both from the same model"
+        )
+    if k < 1:
+        raise GlapError(f"cannot return the best {k} results: ask for one or more")
+    columns = jnp.asarray(rows.T)
+    found = [
+        nearest(jnp.asarray(queries[some]), columns, min(k, len(rows)))
+        for some in blocks(len(queries), len(rows), chunk, "searching")
+    ]
+    indices, scores = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return indices, scores
+
+
+def nearest(
+    queries: Float[Array, "Q E"], columns: Float[Array, "E N"], k: int
+) -> tuple[Int[np.ndarray, "Q K"], Float[np.ndarray, "Q K"]]:
+    """Indices and scores of the k best columns for each query, in true float32."""
+    scores, indices = jax.lax.top_k(jnp.matmul(queries, columns, precision=jax.lax.Precision.HIGHEST), k)
+    return np.asarray(indices), np.asarray(scores)
+
+
+def check_counts(
+    clips: int,
+    captions: int,
+    owner: Int[np.ndarray, "..."],
+    names: Sequence[str] | None,
+    groups: Sequence[str] | None,
+    languages: Sequence[str] | None,
+) -> None:
+    """Raises GlapError unless everything fits the clips and captions, and every clip has a caption."""
+    for what, values, count, of in (
+        ("owners", owner, captions, "captions"),
+        ("captions", names, captions, "text rows"),
+        ("groups", groups, clips, "clips"),
+        ("languages", languages, clips, "clips"),
+    ):
+        if values is not None and len(values) != count:
+            raise GlapError(f"{len(values)} {what} given for {count} {of}: give one for each")
+    if owner.min() < 0 or owner.max() >= clips:
+        raise GlapError(
+            f"a caption belongs to clip {owner.min() if owner.min() < 0 else owner.max()}, "
+            f"but there are {clips} clips: number them from 0"
+        )
+    without = np.setdiff1d(np.arange(clips), owner)
+    if without.size:
+        raise GlapError(
+            f"clip {without[0]} has no caption, as have {without.size} of {clips} clips: leave them out"
+        )
