@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from glap_jax.errors import GlapError
 from glap_jax.progress import track
@@ -12,7 +12,7 @@ from glap_jax.progress import track
 # Cosines of unit float32 rows carry rounding noise of about 1e-7, which depends on the shape of the matrix
 # product. Two candidates closer than this are a tie.
 TIE = 1e-6
-# Scores that are held at once, about 16 MB each for the scores, the masks and a scratch copy.
+# Scores that are held at once: 16 MB.
 BLOCK = 4_000_000
 # A bar appears from this many blocks on, a few seconds' work.
 LONG = 100
@@ -153,8 +153,8 @@ def rank(
     first, relevant = (np.zeros(len(queries), np.int64) for _ in range(2))
     precision = np.zeros(len(queries))
     for rows in blocks(len(queries), len(gallery), chunk, f"ranking for each {name}"):
-        right = share_an_id(query_ids[rows], gallery_ids)
-        relevant[rows] = right.sum(axis=1)
+        right = right_pairs(query_ids[rows], gallery_ids)
+        relevant[rows] = np.bincount(right[0], minlength=rows.stop - rows.start)
         if not relevant[rows].all():
             row = rows.start + int(np.argmin(relevant[rows]))
             raise GlapError(
@@ -166,36 +166,45 @@ def rank(
 
 def rank_block(
     scores: Float[np.ndarray, "Q N"],
-    right: Bool[np.ndarray, "Q N"],
+    right: tuple[Int[np.ndarray, " P"], Int[np.ndarray, " P"]],
     relevant: Int[np.ndarray, " Q"],
     map_at: int,
 ) -> tuple[Int[np.ndarray, " Q"], Float[np.ndarray, " Q"]]:
-    """Rank of the best right answer, and average precision cut at `map_at`; ties count against the model."""
+    """Rank of the best right answer, and average precision cut at `map_at`; ties count against the model.
+
+    `right` holds the `P` pairs (query, candidate) that match; their `scores` are overwritten.
+    """
+    query, candidate = right
+    found = scores[query, candidate]
+    order = np.lexsort((-found, query))
+    place = np.arange(len(query)) - np.repeat(np.cumsum(relevant) - relevant, relevant)
     depth = min(map_at, int(relevant.max()))
-    hits = np.where(right, scores, -np.inf)
-    best = -np.sort(np.partition(-hits, depth - 1, axis=1)[:, :depth], axis=1)
-    rivals = np.where(right, -np.inf, scores)
-    first = np.zeros(len(scores), np.int64)
-    precision = np.zeros(len(scores))
-    for order in range(depth):
-        ahead = np.count_nonzero(rivals >= best[:, order, None] - np.float32(TIE), axis=1)
-        position = ahead + order + 1
-        counted = (order < relevant) & (position <= map_at)
-        precision += np.where(counted, (order + 1) / position, 0.0)
-        if order == 0:
-            first = position
-    return first, precision / relevant
+    shallow = place < depth
+    best = np.full((len(scores), depth), -np.inf, np.float32)
+    best[query[order][shallow], place[shallow]] = found[order][shallow]
+    scores[query, candidate] = -np.inf  # what is left are the rivals
+    positions = np.empty((len(scores), depth), np.int64)
+    for nth in range(depth):
+        positions[:, nth] = nth + 1 + np.count_nonzero(scores >= best[:, nth, None] - np.float32(TIE), axis=1)
+    orders = np.arange(depth)
+    counted = (orders < relevant[:, None]) & (positions <= map_at)
+    return positions[:, 0], np.where(counted, (orders + 1) / positions, 0.0).sum(axis=1) / relevant
 
 
-def share_an_id(
+def right_pairs(
     query_ids: Int[np.ndarray, "Q _"], gallery_ids: Int[np.ndarray, "N _"]
-) -> Bool[np.ndarray, "Q N"]:
-    """True where a query and a candidate have an id in common; negative ids are padding."""
-    shared = np.zeros((len(query_ids), len(gallery_ids)), bool)
-    for one in query_ids.T:
-        for other in gallery_ids.T:
-            shared |= (one[:, None] == other[None, :]) & (one[:, None] >= 0)
-    return shared
+) -> tuple[Int[np.ndarray, " P"], Int[np.ndarray, " P"]]:
+    """The pairs (query, candidate) that share an id, each once, by query; negative ids are padding."""
+    ids = gallery_ids.ravel()
+    by_id = np.argsort(ids, kind="stable")
+    wanted = query_ids.ravel()
+    start, stop = (np.searchsorted(ids[by_id], wanted, side) for side in ("left", "right"))
+    counts = np.where(wanted >= 0, stop - start, 0)
+    within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    candidate = by_id[np.repeat(start, counts) + within] // gallery_ids.shape[1]
+    query = np.repeat(np.arange(len(wanted)) // query_ids.shape[1], counts)
+    pairs = np.unique(query * len(gallery_ids) + candidate)
+    return pairs // len(gallery_ids), pairs % len(gallery_ids)
 
 
 def blocks(queries: int, candidates: int, chunk: int | None, description: str) -> Iterable[slice]:

@@ -38,6 +38,19 @@ class Table:
     curve: dict[str, list[float]]
 
 
+@dataclass(frozen=True)
+class HeatMap:
+    """Cosines of some clips (rows) with one caption of each (columns), in the order of their groups.
+
+    Attributes:
+        scores: `N N` float32; a good model is bright on the diagonal and dark elsewhere.
+        groups: `N` names.
+    """
+
+    scores: Float[np.ndarray, "N N"]
+    groups: list[str]
+
+
 def retrieval_tables(
     audio: Rows,
     text: Rows,
@@ -89,7 +102,7 @@ def retrieval_table(
     same: Int[np.ndarray, " C"],
     chunk: int | None,
 ) -> Table:
-    """The table of the clips where `chosen` (`A` bool) and of their captions; `same` numbers equal captions."""
+    """The table of the clips in `chosen` (`A` bool) and of their captions; `same` numbers equal captions."""
     kept = chosen[owner]
     row = np.cumsum(chosen) - 1
     text_ids = same[kept]
@@ -126,6 +139,29 @@ def recall_curve(ranks: dict[str, Ranks]) -> dict[str, list[float]]:
         curve[direction] = [100.0 * float(np.mean(one.first <= k)) for k in cuts]
         curve[f"{direction}_chance"] = list(chance(one, cuts).values())[: len(cuts)]
     return curve
+
+
+def heat_map(
+    audio: Rows,
+    text: Rows,
+    *,
+    owners: Sequence[int] | Int[np.ndarray, " C"] | None = None,
+    groups: Sequence[str] | None = None,
+    limit: int = 64,
+) -> HeatMap:
+    """Cosines of at most `limit` clips (drawn evenly from the set, ordered by group) with a caption of each.
+
+    The arguments are those of `retrieval_tables`; the first caption of a clip stands for it. Raises GlapError
+    as that does.
+    """
+    clips, texts = unit_rows(audio, "audio"), unit_rows(text, "text")
+    owner = np.arange(len(texts)) if owners is None else np.asarray(owners, dtype=np.int64)
+    check_counts(len(clips), len(texts), owner, None, groups, None)
+    names = np.array(groups if groups is not None else ["all"] * len(clips))
+    order = np.argsort(names, kind="stable")
+    shown = order[np.unique(np.linspace(0, len(order) - 1, min(limit, len(order))).round().astype(int))]
+    first_caption = np.unique(owner, return_index=True)[1]
+    return HeatMap(clips[shown] @ texts[first_caption[shown]].T, [str(name) for name in names[shown]])
 
 
 def top_k(

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Int, Shaped
 from glap_jax.errors import GlapError
 
 Rows = Float[Array | np.ndarray, "B E"]
-Scalar = Float[Array | np.ndarray, ""] | float
+Scalar = Float[Array | np.ndarray, ""] | float | int
 
 
 def float32_pairs(

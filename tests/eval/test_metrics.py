@@ -2,6 +2,7 @@
 
 import json
 import math
+import tracemalloc
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -155,6 +156,16 @@ def test_rounding_noise_is_a_tie():
     text = np.stack([clip, clip * np.float32(3.0), clip * np.float32(0.7)])
     figures = retrieval_metrics(np.stack([clip] * 3), text)
     assert figures["a2t"]["meanr"] == figures["t2a"]["meanr"] == 3.0
+
+
+def test_the_matrix_of_all_scores_is_never_held():
+    rows = np.random.default_rng(4).standard_normal((3000, 4)).astype(np.float32)
+    retrieval_metrics(rows[:10], rows[:10])
+    tracemalloc.start()
+    retrieval_metrics(rows, rows, chunk=100)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3000 * 3000 * 4 / 6
 
 
 ROWS = np.ones((4, 3), np.float32)
