@@ -1,16 +1,24 @@
 """DualEncoder: an audio tower, a text tower, a head on each, and the loss scalars."""
 
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from glap_jax.audio import dasheng
+from glap_jax.audio.dasheng import DashengConfig
 from glap_jax.config import ModelConfig
+from glap_jax.convert.constructor import Shapes, arguments, dimension
 from glap_jax.convert.rules import Rule, Same, Table, dense, prefixed
+from glap_jax.errors import GlapError
 from glap_jax.heads import MlpHead
 from glap_jax.layers import Remat
 from glap_jax.text import sonar
+from glap_jax.text.sonar import SonarConfig
 
 
 class DualEncoder(nnx.Module):
@@ -61,3 +69,81 @@ TORCH_RULES: Table = (
     Rule("temperature", "temperature", Same, default=0.07),
     Rule("bias", "bias", Same, default=-10.0),
 )
+
+Config, Module = ModelConfig, DualEncoder
+
+_AUDIO, _TEXT = "audio_encoder.model.", "text_encoder.model."
+_TOWERS = {
+    "audio_encoder": ("dasheng", "DashengWrapper"),
+    "text_encoder": ("sonar", "TextEncoderSonarWrapper"),
+}
+
+
+def config_from_torch(shapes: Shapes, given: Mapping[str, Any]) -> ModelConfig:
+    """Sizes from `given`, the rest from tensor shapes.
+
+    `given` is `{"audio": {...}, "text": {...}, "embed_size": n}` with the towers' constructor arguments; or
+    the configuration that a released `.pt` file carries (whose `model_args` count), or an HF config.json.
+
+    Raises:
+        GlapError: an argument that is unknown or cannot be honoured, or sizes that nothing tells.
+    """
+    given = _released(given)
+    towers = {"audio": given.get("audio") or {}, "text": given.get("text") or {}}
+    rest = {name: value for name, value in given.items() if name not in towers}
+    joint = arguments(rest, family="glap", sizes=("embed_size",), fixed={}).get("embed_size")
+    audio = {key.removeprefix(_AUDIO): shape for key, shape in shapes.items() if key.startswith(_AUDIO)}
+    text = {key.removeprefix(_TEXT): shape for key, shape in shapes.items() if key.startswith(_TEXT)}
+    return ModelConfig(
+        audio=dasheng.config_from_torch(audio, towers["audio"]),
+        text=sonar.config_from_torch(text, towers["text"]),
+        joint=joint or dimension(shapes, "audio_proj.0.weight", 0),
+    )
+
+
+def _released(given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The part of a released configuration that says what the model is made of; `given` if it is no such."""
+    if "model_args" in given:
+        given = given["model_args"]
+    elif given.get("model_type") != "glap":
+        return given
+    for name, known in _TOWERS.items():
+        if given.get(name, known[0]) not in known:
+            raise GlapError(
+                f"config of glap: '{name}' is {given[name]!r}; only {' or '.join(known)} can be built"
+            )
+    # The first two say where a tower's own weights come from, which the checkpoint's replace.
+    weights = ("pretrained", "pretrained_from", "checkpoint_path", "tokenizer_path", "cache_dir")
+    audio, text = (
+        {key: value for key, value in (given.get(f"{name}_args") or {}).items() if key not in weights}
+        for name in _TOWERS
+    )
+    size = {"embed_size": given["embed_size"]} if "embed_size" in given else {}
+    return {"audio": audio, "text": text, **size}
+
+
+def config_to_torch(config: ModelConfig) -> dict[str, Any]:
+    """The configuration that a released `.pt` file carries; `config_from_torch` reads it as `config`.
+
+    Towers of published sizes are named without arguments, which is all that the released code understands.
+    """
+    sound = dataclasses.replace(config.audio, mode="sound")
+    audio = {} if sound == DashengConfig.base() else dasheng.config_to_torch(config.audio)
+    text = {} if config.text == SonarConfig.base() else sonar.config_to_torch(config.text)
+    return {
+        "train_data": [],
+        "test_data": {},
+        "model": "GLAP",
+        "model_args": {
+            "audio_encoder": "DashengWrapper",
+            "audio_encoder_args": audio,
+            "text_encoder": "TextEncoderSonarWrapper",
+            "text_encoder_args": text,
+            "embed_size": config.joint,
+        },
+    }
+
+
+def compat(config: ModelConfig) -> ModelConfig:
+    """`config` with the quirks of glap-model 0.0.13, which are those of its audio tower."""
+    return dataclasses.replace(config, audio=dataclasses.replace(config.audio, mode="glap"))

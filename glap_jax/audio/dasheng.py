@@ -1,13 +1,15 @@
 """Dasheng: a ViT over log-mel patches of 64 mels x 40 ms (Dinkel et al., 2024; PyPI `dasheng` 0.0.9)."""
 
 import dataclasses
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from glap_jax.audio.frontend import LOG_MEL_TORCH_RULES, LogMel
+from glap_jax.convert.constructor import Shapes, arguments, dimension, heads, layers
 from glap_jax.convert.rules import Rule, Table, Transform, dense, norm, prefixed
 from glap_jax.layers import Block, Encoded, Remat, Stack, layer_norm, linear, masked_mean
 
@@ -177,3 +179,70 @@ TORCH_RULES: Table = prefixed(
     "(|encoder.)",
     "",
 )
+
+Config, Module = DashengConfig, Dasheng
+
+_HEADS = {768: 12, 1280: 16, 1536: 24}
+_FIXED: dict[str, Any] = {
+    "patch_size": [64, 4],
+    "patch_stride": [64, 4],
+    "qkv_bias": True,
+    "init_values": None,
+    "pooling": "mean",
+    "block_type": "Block",
+    "attention_type": "Attention",
+    "n_fft": 512,
+    "n_mels": 64,
+    "hop_size": 160,
+    "win_size": 512,
+    "f_min": 0,
+    "f_max": 8000,
+    "center": True,
+}
+# These act in training only, or on a classifier that the encoder does not have.
+_IGNORED = (
+    *("drop_rate", "attn_drop_rate", "drop_path_rate", "time_patch_out", "freq_patch_out"),
+    *("wavtransforms", "spectransforms", "eval_avg", "outputdim"),
+)
+
+
+def config_from_torch(shapes: Shapes, given: Mapping[str, Any]) -> DashengConfig:
+    """Sizes from `dasheng`'s constructor arguments or HF config.json, the rest from tensor shapes.
+
+    Raises:
+        GlapError: an argument that is unknown or cannot be honoured, or sizes that nothing tells.
+    """
+    sizes = arguments(
+        given.get("encoder_kwargs", given),
+        family="dasheng",
+        sizes=("embed_dim", "depth", "num_heads", "target_length", "mlp_ratio"),
+        fixed=_FIXED,
+        ignored=_IGNORED,
+    )
+    width = sizes.get("embed_dim") or dimension(shapes, "norm.weight", 0)
+    frames = sizes.get("target_length") or Dasheng.PATCH_FRAMES * dimension(shapes, "time_pos_embed", 3)
+    return DashengConfig(
+        width=width,
+        layers=sizes.get("depth") or layers(shapes, "blocks."),
+        heads=heads(width, sizes.get("num_heads"), _HEADS, family="dasheng"),
+        mlp_ratio=float(sizes.get("mlp_ratio") or dimension(shapes, "blocks.0.mlp.fc1.weight", 0) / width),
+        chunk_tokens=frames // Dasheng.PATCH_FRAMES,
+    )
+
+
+def config_to_torch(config: DashengConfig) -> dict[str, Any]:
+    """The constructor arguments that `config_from_torch` reads as `config`."""
+    return {
+        "embed_dim": config.width,
+        "depth": config.layers,
+        "num_heads": config.heads,
+        "mlp_ratio": config.mlp_ratio,
+        "target_length": config.chunk_tokens * Dasheng.PATCH_FRAMES,
+        "patch_size": [Dasheng.MELS, Dasheng.PATCH_FRAMES],
+        "patch_stride": [Dasheng.MELS, Dasheng.PATCH_FRAMES],
+    }
+
+
+def compat(config: DashengConfig) -> DashengConfig:
+    """`config` with the quirks of PyPI `dasheng` 0.0.9."""
+    return dataclasses.replace(config, mode="dasheng")

@@ -42,8 +42,8 @@ def reflect(
 ) -> Float[Array, "B T_padded"]:
     """Reflects each clip at its own two ends by `pad` samples.
 
-    Every length must exceed `pad`, and rows must be zero beyond their length. Reflecting at the true end, not at the end of the padded row, is what
-    makes a padded clip equal to the clip alone.
+    Every length must exceed `pad`, and rows must be zero beyond their length. Reflecting at the true end, not
+    at the end of the padded row, is what makes a padded clip equal to the clip alone.
     """
     if lengths is None:
         return jnp.pad(waveform, ((0, 0), (pad, pad)), mode="reflect")

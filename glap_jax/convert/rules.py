@@ -64,15 +64,16 @@ Table = tuple[Rule | Buffer | Counter, ...]
 Same = Transform(lambda x: x[0], lambda x: (x,))
 Linear = Transform(lambda x: x[0].T, lambda x: (x.T,))
 # Three [D, D] matrices (or [D] vectors) to one fused projection whose outputs are queries, keys, values.
-FusedLinear = Transform(
-    lambda x: np.concatenate(x, axis=0).T, lambda x: tuple(np.split(x.T, 3, axis=0))
-)
+FusedLinear = Transform(lambda x: np.concatenate(x, axis=0).T, lambda x: tuple(np.split(x.T, 3, axis=0)))
 FusedVector = Transform(lambda x: np.concatenate(x, axis=0), lambda x: tuple(np.split(x, 3, axis=0)))
 
 
 def dense(source: str, target: str) -> Table:
     """Rules of a linear layer: `weight` [out, in] and `bias`."""
-    return (Rule(f"{source}.weight", f"{target}/kernel", Linear), Rule(f"{source}.bias", f"{target}/bias", Same))
+    return (
+        Rule(f"{source}.weight", f"{target}/kernel", Linear),
+        Rule(f"{source}.bias", f"{target}/bias", Same),
+    )
 
 
 def norm(source: str, target: str) -> Table:

@@ -1,13 +1,15 @@
 """SONAR's multilingual text encoder (Duquenne et al., 2023; as in dasheng-glap, without fairseq2)."""
 
 import dataclasses
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from glap_jax.convert.constructor import Shapes, arguments, dimension, heads, layers
 from glap_jax.convert.rules import FusedLinear, FusedVector, Rule, Same, Table, dense, norm, prefixed
 from glap_jax.layers import Block, Encoded, Remat, Stack, layer_norm, masked_mean
 
@@ -112,3 +114,45 @@ TORCH_RULES: Table = (
     *prefixed(BLOCK_TORCH_RULES, "encoder.layers.{layer}.", "blocks/layers/"),
     *norm("layer_norm", "norm"),
 )
+
+Config, Module = SonarConfig, Sonar
+
+_FIXED: dict[str, Any] = {"pad_idx": 0, "legacy_pad_idx_in_positions": 1}
+
+
+def config_from_torch(shapes: Shapes, given: Mapping[str, Any]) -> SonarConfig:
+    """Sizes from the constructor arguments of glap-model's `SonarTextEncoder`, the rest from tensor shapes.
+
+    Raises:
+        GlapError: an argument that is unknown or cannot be honoured, or sizes that nothing tells.
+    """
+    names = ("model_dim", "num_layers", "num_heads", "ffn_inner_dim", "vocab_size", "max_seq_len")
+    sizes = arguments(given, family="sonar", sizes=names, fixed=_FIXED, ignored=("dropout_p",))
+    embedding = "encoder_frontend.embed.weight"
+    width = sizes.get("model_dim") or dimension(shapes, embedding, 1)
+    hidden = sizes.get("ffn_inner_dim")
+    return SonarConfig(
+        width=width,
+        layers=sizes.get("num_layers") or layers(shapes, "encoder.layers."),
+        heads=heads(width, sizes.get("num_heads"), {1024: 16}, family="sonar"),
+        hidden=hidden or dimension(shapes, "encoder.layers.0.ffn.inner_proj.weight", 0),
+        vocabulary=sizes.get("vocab_size") or dimension(shapes, embedding, 0),
+        max_tokens=sizes.get("max_seq_len") or SonarConfig.max_tokens,
+    )
+
+
+def config_to_torch(config: SonarConfig) -> dict[str, Any]:
+    """The constructor arguments that `config_from_torch` reads as `config`."""
+    return {
+        "model_dim": config.width,
+        "num_layers": config.layers,
+        "num_heads": config.heads,
+        "ffn_inner_dim": config.hidden,
+        "vocab_size": config.vocabulary,
+        "max_seq_len": config.max_tokens,
+    }
+
+
+def compat(config: SonarConfig) -> SonarConfig:
+    """`config` itself: there is no quirk to reproduce."""
+    return config

@@ -1,0 +1,95 @@
+"""Reads a reference's constructor arguments, and the sizes that tensor shapes give away."""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from glap_jax.errors import GlapError
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def arguments(
+    given: Mapping[str, Any],
+    *,
+    family: str,
+    sizes: Iterable[str],
+    fixed: Mapping[str, Any],
+    ignored: Iterable[str] = (),
+) -> dict[str, Any]:
+    """The entries of `given` that are named in `sizes`.
+
+    Args:
+        given: constructor arguments of the reference.
+        family: names the family in messages.
+        sizes: arguments that are free, positive numbers.
+        fixed: arguments whose value is built in here.
+        ignored: arguments that change nothing in a trained model's output.
+
+    Raises:
+        GlapError: unknown names, and values that cannot be honoured, all in one line.
+    """
+    sizes = tuple(sizes)
+    problems = []
+    for name, value in given.items():
+        if name in sizes:
+            if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+                problems.append(f"'{name}' must be a positive number, not {value!r}")
+        elif name in fixed:
+            value = list(value) if isinstance(value, tuple) else value
+            if value != fixed[name]:
+                problems.append(f"'{name}' must be {fixed[name]!r}, not {value!r}")
+        elif name not in ignored:
+            problems.append(f"'{name}' is unknown (sizes are {', '.join(sizes)})")
+    if problems:
+        raise GlapError(f"config of {family}: {'; '.join(problems)}; mend or leave out those entries")
+    return {name: given[name] for name in sizes if name in given}
+
+
+def dimension(shapes: Shapes, key: str, axis: int) -> int:
+    """Length of `axis` of tensor `key`.
+
+    Raises:
+        GlapError: no such tensor or axis.
+    """
+    shape = shapes.get(key)
+    if shape is None:
+        raise GlapError(
+            f"convert: the checkpoint has no tensor '{key}', from which sizes are read; is it complete?"
+        )
+    if axis >= len(shape):
+        raise GlapError(
+            f"convert: tensor '{key}' has shape {list(shape)}, too few axes; is it another family's?"
+        )
+    return shape[axis]
+
+
+def layers(shapes: Shapes, prefix: str) -> int:
+    """One more than the largest index that follows `prefix` in a key.
+
+    Raises:
+        GlapError: no key begins with `prefix` and a number.
+    """
+    found = [int(match[1]) for key in shapes if (match := re.match(re.escape(prefix) + r"(\d+)\.", key))]
+    if not found:
+        raise GlapError(f"convert: the checkpoint has no tensor '{prefix}0.*'; is it complete?")
+    return 1 + max(found)
+
+
+def heads(width: int, given: int | None, published: Mapping[int, int], *, family: str) -> int:
+    """Attention heads, which no tensor shows: `given`, or those of the published model of this width.
+
+    Raises:
+        GlapError: neither is known, or the width cannot be divided by them.
+    """
+    count = given or published.get(width)
+    if count is None:
+        raise GlapError(
+            f"config of {family}: no published model is {width} wide, so its attention heads are unknown; "
+            f"pass config={{'num_heads': n, ...}}"
+        )
+    if width % count:
+        raise GlapError(
+            f"config of {family}: width {width} cannot be divided by {count} heads; mend 'num_heads'"
+        )
+    return count

@@ -1,0 +1,223 @@
+"""Fills a module from a checkpoint by its family's table, and gives the checkpoint back, strict both ways."""
+
+import dataclasses
+import functools
+import itertools
+import math
+from collections.abc import Iterable, Iterator
+
+import jax
+import numpy as np
+from flax import nnx
+
+from glap_jax.convert.checkpoint import Checkpoint, Lazy
+from glap_jax.convert.layout import LAYOUT, TorchLayout
+from glap_jax.convert.rules import Buffer, Counter, Rule, Table
+from glap_jax.convert.spelling import Spelling, choose, spell
+from glap_jax.errors import GlapError
+from glap_jax.progress import track
+from glap_jax.rules import path_name
+
+# Types that become float32 and come back without a changed bit.
+_EXACT = ("float32", "float16", "bfloat16")
+# Problems of one kind that a message spells out; more are counted.
+_SHOWN = 8
+# Bytes from which on reading takes long enough to show progress.
+_LARGE = 1 << 28
+# Bytes; what XLA wants of memory that it uses without copying.
+_ALIGNMENT = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class _Part:
+    """The tensors that fill one parameter, or one layer of a stacked one, with their shapes."""
+
+    rule: Rule
+    layer: int | None
+    keys: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+
+
+@dataclasses.dataclass
+class _Problems:
+    missing: list[str] = dataclasses.field(default_factory=list)
+    unused: list[str] = dataclasses.field(default_factory=list)
+    shapes: list[str] = dataclasses.field(default_factory=list)
+    others: list[str] = dataclasses.field(default_factory=list)
+
+    def check(self, where: str, family: str) -> None:
+        """Raises one line that lists all problems, if there are any."""
+        kinds = [
+            (self.missing, "missing"),
+            (self.unused, "that the model has no place for"),
+            (self.shapes, "of another shape"),
+            (self.others, "otherwise wrong"),
+        ]
+        words = [f"{len(found)} {kind}: {_listed(found)}" for found, kind in kinds if found]
+        if words:
+            raise GlapError(
+                f"convert: {where} does not fit family '{family}': tensors {'; '.join(words)}. "
+                "Give the right family and config, or a complete checkpoint"
+            )
+
+
+def _listed(items: list[str]) -> str:
+    shown = ", ".join(items[:_SHOWN])
+    return f"{shown}, and {len(items) - _SHOWN} more" if len(items) > _SHOWN else shown
+
+
+def _parts(table: Table, shapes: dict[str, tuple[int, ...]], spelling: Spelling) -> Iterator[_Part]:
+    """Every part of every parameter that `shapes` (by path) and `table` share."""
+    for rule in table:
+        if not isinstance(rule, Rule) or rule.target not in shapes:
+            continue
+        shape = shapes[rule.target]
+        stacked = "{layer}" in rule.sources[0]
+        # A view of one zero has the parameter's shape and costs no memory.
+        sample = np.broadcast_to(np.zeros((), np.float32), shape[1:] if stacked else shape)
+        expected = tuple(tensor.shape for tensor in rule.transform.to_torch(sample))
+        for layer in range(shape[0]) if stacked else (None,):
+            keys = tuple(spell(source, spelling, layer) for source in rule.sources)
+            yield _Part(rule, layer, keys, expected)
+
+
+def fill(module: nnx.Module, table: Table, source: Checkpoint, *, family: str) -> nnx.Module:
+    """`module` (abstract, from `nnx.eval_shape`) with the tensors of `source` as its parameters, float32.
+
+    Tensors are read one at a time. What the way back needs is kept in `module.torch_layout`.
+
+    Raises:
+        GlapError: missing, unused, misshapen or inexact tensors, parameters without a rule; all in one line.
+    """
+    spelling = choose(table, source)
+    flat = nnx.to_flat_state(nnx.state(module))
+    variables = {path_name(path): variable for path, variable in flat}
+    shapes = {path: variable.shape for path, variable in variables.items()}
+    parts = list(_parts(table, shapes, spelling))
+    problems = _Problems()
+    absent = _check_parameters(parts, variables, source, problems)
+    kept = _check_extras(table, source, spelling, problems)
+    covered = {key for part in parts for key in part.keys}
+    extras = {spell(entry.source, spelling) for entry in table if not isinstance(entry, Rule)}
+    problems.unused = sorted(set(source) - covered - extras)
+    absent += sorted(extras - set(source))
+    problems.check(source.where, family)
+
+    groups = [list(group) for _, group in itertools.groupby(parts, key=lambda part: part.rule.target)]
+    large = sum(tensor.size for tensor in source.tensors.values()) > _LARGE
+    for group in track(groups, f"reading {source.where}", unit="parameter") if large else groups:
+        target = group[0].rule.target
+        variables[target].set_value(_read(group, shapes[target], source))
+    nnx.update(module, nnx.from_flat_state(flat))
+    found = {key: str(source.tensors[key].dtype) for key in sorted(covered & set(source))}
+    layout = TorchLayout(
+        family=family,
+        spelling=spelling,
+        absent=tuple(absent),
+        dtypes={key: dtype for key, dtype in found.items() if dtype != "float32"},
+        kept=kept,
+    )
+    setattr(module, LAYOUT, layout)
+    return module
+
+
+def _check_parameters(
+    parts: list[_Part], variables: Iterable[str], source: Checkpoint, problems: _Problems
+) -> list[str]:
+    """Notes missing, misshapen and inexact tensors; returns the optional keys that are not there."""
+    absent = []
+    for part in parts:
+        for key, shape in zip(part.keys, part.shapes, strict=True):
+            tensor = source.tensors.get(key)
+            if tensor is None:
+                (problems.missing if part.rule.default is None else absent).append(key)
+            elif tensor.shape != shape:
+                problems.shapes.append(f"{key} is {list(tensor.shape)} and should be {list(shape)}")
+            elif str(tensor.dtype) not in _EXACT:
+                problems.others.append(f"{key} is {tensor.dtype}, which float32 cannot hold exactly")
+    uncovered = sorted(set(variables) - {part.rule.target for part in parts})
+    problems.others += [f"no rule fills parameter {path}" for path in uncovered]
+    return absent
+
+
+def _check_extras(
+    table: Table, source: Checkpoint, spelling: Spelling, problems: _Problems
+) -> dict[str, np.ndarray]:
+    """Compares buffers with what the constants give; returns the extras that the way back cannot derive."""
+    kept = {}
+    for entry in table:
+        key = "" if isinstance(entry, Rule) else spell(entry.source, spelling)
+        if key not in source:
+            continue
+        if isinstance(entry, Counter):
+            kept[key] = np.array(source[key])
+        elif isinstance(entry, Buffer):
+            stored, derived = source[key], entry.value()
+            if stored.shape != derived.shape:
+                problems.shapes.append(f"{key} is {list(stored.shape)} and should be {list(derived.shape)}")
+            elif not np.allclose(stored.astype(np.float32), derived, rtol=1e-4, atol=1e-5):
+                problems.others.append(f"{key} differs from the constant that this family is built on")
+            elif stored.dtype != derived.dtype or stored.tobytes() != derived.tobytes():
+                kept[key] = np.array(stored)
+    return kept
+
+
+def _read(group: list[_Part], shape: tuple[int, ...], source: Checkpoint) -> jax.Array:
+    """One parameter, filled layer by layer in memory that JAX on a CPU takes over as it is."""
+    size = math.prod(shape) * 4
+    memory = np.empty(size + _ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % _ALIGNMENT
+    values = memory[start : start + size].view(np.float32).reshape(shape)
+    for part in group:
+        place = values if part.layer is None else values[part.layer]
+        if all(key in source for key in part.keys):
+            place[...] = part.rule.transform.to_jax(tuple(source[key] for key in part.keys))
+        else:
+            place[...] = part.rule.default
+    return jax.device_put(values, may_alias=True)
+
+
+def export(module: nnx.Module, table: Table, *, family: str) -> dict[str, Lazy]:
+    """The tensors of `module` under their original names; each is made when it is read.
+
+    They follow `module.torch_layout` where the module came from a checkpoint, else the published layout: the
+    first spelling, float32, buffers from their constants, counters zero. A parameter that the checkpoint did
+    without (or, without a layout, that has a default) is left out while it still has its default value. Each
+    tensor holds on to its parameter only, so that memory is freed as they are dropped.
+
+    Raises:
+        GlapError: a parameter that no rule covers.
+    """
+    layout: TorchLayout | None = getattr(module, LAYOUT, None)
+    if layout is None:
+        optional = [rule for rule in table if isinstance(rule, Rule) and rule.default is not None]
+        absent = tuple(spell(key, {}) for rule in optional for key in rule.sources)
+        layout = TorchLayout(family=family, absent=absent)
+    values = {path_name(path): v.get_value() for path, v in nnx.to_flat_state(nnx.state(module))}
+    tensors: dict[str, Lazy] = {}
+    parts = list(_parts(table, {path: value.shape for path, value in values.items()}, layout.spelling))
+    if uncovered := sorted(set(values) - {part.rule.target for part in parts}):
+        raise GlapError(
+            f"convert: no rule of family '{family}' writes {_listed(uncovered)}; add it to the table"
+        )
+    for part in parts:
+        value = values[part.rule.target]
+        for index, (key, shape) in enumerate(zip(part.keys, part.shapes, strict=True)):
+            if key in layout.absent and bool((np.asarray(value) == np.float32(part.rule.default)).all()):
+                continue
+            dtype = np.dtype(layout.dtypes.get(key, "float32"))
+            tensors[key] = Lazy(shape, dtype, functools.partial(_write, part, index, value, dtype))
+    for entry in table:
+        key = "" if isinstance(entry, Rule) else spell(entry.source, layout.spelling)
+        if key and key not in layout.absent:
+            extra = layout.kept.get(key)
+            if extra is None:
+                extra = entry.value() if isinstance(entry, Buffer) else np.zeros((), np.int64)
+            tensors[key] = Lazy(extra.shape, extra.dtype, lambda extra=extra: extra)
+    return tensors
+
+
+def _write(part: _Part, index: int, value: jax.Array, dtype: np.dtype) -> np.ndarray:
+    array = np.asarray(value)
+    layer = array if part.layer is None else array[part.layer]
+    return part.rule.transform.to_torch(layer)[index].astype(dtype, copy=False)

@@ -1,0 +1,126 @@
+"""The model families by name: their configuration, and conversion from and to the original tensors."""
+
+import importlib
+from collections.abc import Iterable, Mapping
+from types import ModuleType
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from glap_jax.convert.checkpoint import Checkpoint, in_memory
+from glap_jax.convert.engine import export, fill
+from glap_jax.convert.layout import LAYOUT
+from glap_jax.convert.spelling import canonical, choose
+from glap_jax.errors import GlapError
+
+# A module offers `Config` (a frozen dataclass), `Module` (made by `Module(config, dtype=..., rngs=...)`),
+# `TORCH_RULES`, `config_from_torch(shapes, given) -> Config`, `config_to_torch(config) -> dict` (what `given`
+# may be), and `compat(config) -> Config` (the reference's quirks turned on).
+FAMILIES = {
+    "dasheng": "glap_jax.audio.dasheng",
+    "sonar": "glap_jax.text.sonar",
+    "glap": "glap_jax.model",
+}
+
+
+def family_module(family: str) -> ModuleType:
+    """The module that defines `family`.
+
+    Raises:
+        GlapError: no such family.
+    """
+    if family not in FAMILIES:
+        raise GlapError(f"family '{family}' is unknown; choose one of {', '.join(FAMILIES)}")
+    return importlib.import_module(FAMILIES[family])
+
+
+def from_torch(
+    family: str,
+    state_dict: Mapping[str, Any],
+    config: Mapping[str, Any] | None = None,
+    compat: bool = False,
+    *,
+    dtype: Any = jnp.float32,
+) -> nnx.Module:
+    """A module filled from original tensors.
+
+    Args:
+        family: one of `FAMILIES`.
+        state_dict: NumPy, JAX or torch arrays by their original names; or an open `Checkpoint`.
+        config: the reference's constructor arguments, or its HF config.json, as a dict; for dual encoders
+            `{"audio": {...}, "text": {...}, "embed_size": n}`. Sizes that it leaves out come from the tensors.
+        compat: reproduce the reference's quirks, as the family's docstring lists them.
+        dtype: compute type of the module; its parameters are float32.
+
+    Raises:
+        GlapError: an unknown family or argument, or tensors that do not fit, all problems in one line.
+    """
+    source = in_memory(state_dict)
+    config = source.config if config is None else config
+    module = family_module(family)
+    spelling = choose(module.TORCH_RULES, source)
+    names = canonical(module.TORCH_RULES, spelling, source)
+    if 2 * len(names) < len(source) or not names:
+        hint = (
+            f"it looks like family '{guess}'" if (guess := guess_family(source)) else "no known family fits"
+        )
+        raise GlapError(
+            f"convert: {source.where} is no '{family}' checkpoint: {len(names)} of its {len(source)} tensors "
+            f"are known there (unknown: {', '.join(sorted(set(source) - set(names.values()))[:3])}, ...); {hint}"
+        )
+    shapes = {name: source.tensors[key].shape for name, key in names.items()}
+    sizes = module.config_from_torch(shapes, config)
+    if compat:
+        sizes = module.compat(sizes)
+    empty = nnx.eval_shape(lambda: module.Module(sizes, dtype=dtype, rngs=nnx.Rngs(0)))
+    return fill(empty, module.TORCH_RULES, source, family=family)
+
+
+def guess_family(keys: Iterable[str]) -> str | None:
+    """The family whose table explains most of `keys`, if it explains at least half of them."""
+    keys = list(keys)
+    best, share = None, 0.5
+    for family in FAMILIES:
+        rules = family_module(family).TORCH_RULES
+        explained = len(canonical(rules, choose(rules, keys), keys)) / max(1, len(keys))
+        if explained > share:
+            best, share = family, explained
+    return best
+
+
+def family_of(module: nnx.Module) -> str:
+    """The family that a module belongs to.
+
+    Raises:
+        GlapError: none does.
+    """
+    layout = getattr(module, LAYOUT, None)
+    if layout is not None:
+        return layout.family
+    config = getattr(module, "config", None)
+    for family in FAMILIES:
+        if isinstance(config, family_module(family).Config):
+            return family
+    raise GlapError(f"convert: {type(module).__name__} is no model of a known family ({', '.join(FAMILIES)})")
+
+
+def to_checkpoint(module: nnx.Module) -> Checkpoint:
+    """The original tensors of `module` and its constructor arguments; each tensor is made when it is read."""
+    family = family_of(module)
+    source = family_module(family)
+    tensors = export(module, source.TORCH_RULES, family=family)
+    config = source.config_to_torch(vars(module)["config"])
+    return Checkpoint(tensors, config=config, where=f"the {family} module")
+
+
+def to_torch(module: nnx.Module) -> dict[str, np.ndarray]:
+    """The exact inverse of `from_torch`: NumPy arrays by their original names, bit for bit.
+
+    A module that did not come from a checkpoint is written in the layout that its family is published in.
+
+    Raises:
+        GlapError: the module belongs to no known family.
+    """
+    return dict(to_checkpoint(module))
