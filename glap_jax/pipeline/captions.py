@@ -1,0 +1,124 @@
+"""Which caption a clip is shown with, and in which language the text tower is told it is."""
+
+import dataclasses
+import re
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+from glap_jax.config import DataConfig
+from glap_jax.errors import GlapError
+from glap_jax.pipeline.bad import BadClip
+from glap_jax.text.languages import LANGUAGES, position
+
+# Fields that hold a clip's own captions; the first one that is there counts.
+OWN_FIELDS = ("captions", "caption", "text")
+LANGUAGE_FIELD = "language"
+DEFAULT_LANGUAGE = "eng_Latn"
+TRUE_LANGUAGE = "true"
+_TRANSLATION = re.compile(r"caption_([a-z]{3}_[A-Z][a-z]{3})")
+# GLAP: a translation in which one byte 4-gram occurs more often than this is broken.
+LARGEST_REPEAT = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Caption:
+    """A caption and the NLLB code that the text tower is told with it."""
+
+    text: str
+    language: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Captions:
+    """All captions of a clip: its own (at least one) and usable translations, one of each language."""
+
+    own: tuple[Caption, ...]
+    translations: tuple[Caption, ...]
+
+
+def check_language(config: DataConfig) -> None:
+    """Raises GlapError where `config.language` is neither `true` nor an NLLB code."""
+    if config.language != TRUE_LANGUAGE:
+        try:
+            position(config.language)
+        except GlapError as error:
+            raise GlapError(f"config: 'data.language' is neither 'true' nor an NLLB code: {error}") from None
+
+
+def read_captions(metadata: dict[str, Any], *, language: str, translated: bool = True) -> Captions:
+    """The captions in a clip's json.
+
+    Its own ones are `captions` (a list), else `caption`, else `text`; their language is the json's field
+    `language`, English where absent. `caption_<NLLB code>` are translations; broken ones are left out.
+
+    Args:
+        metadata: the json.
+        language: code told with every caption, or `true` for each caption's own.
+        translated: read the translations too (looking for broken ones takes time).
+
+    Raises:
+        BadClip: no_text, not_text, or unknown_language (only where the true language is told).
+    """
+    tell_true = language == TRUE_LANGUAGE
+    spoken = metadata.get(LANGUAGE_FIELD, DEFAULT_LANGUAGE)
+    if tell_true and (not isinstance(spoken, str) or spoken not in LANGUAGES):
+        raise BadClip("unknown_language", f"'{LANGUAGE_FIELD}' is {spoken!r:.40}, which is no NLLB code")
+    field = next((name for name in OWN_FIELDS if metadata.get(name) is not None), None)
+    if field is None:
+        raise BadClip("no_text", f"json has none of {', '.join(OWN_FIELDS)}")
+    told = spoken if tell_true else language
+    own = tuple(Caption(text, told) for text in dict.fromkeys(_texts(field, metadata[field])))
+    if not own:
+        raise BadClip("no_text", f"'{field}' is empty")
+    translations = []
+    for name, value in metadata.items():
+        found = _TRANSLATION.fullmatch(name)
+        if found is None or value is None:
+            continue
+        if tell_true and found[1] not in LANGUAGES:
+            raise BadClip("unknown_language", f"'{name}' names no NLLB code")
+        if not translated:
+            continue
+        texts = [text for text in _texts(name, value) if not is_broken(text)]
+        translations += [Caption(text, found[1] if tell_true else language) for text in texts[:1]]
+    return Captions(own, tuple(translations))
+
+
+def draw(metadata: dict[str, Any], rng: np.random.Generator, *, config: DataConfig) -> Caption:
+    """One caption for a training example: each of n translations with probability `config.translations` / n,
+    else one of the clip's own. Longer ones than `config.max_characters` are left out.
+
+    Raises:
+        BadClip: as `read_captions`, and long_text.
+    """
+    translate, choice = rng.random(), rng.random()
+    captions = read_captions(metadata, language=config.language, translated=translate < config.translations)
+    longest = config.max_characters
+    own = [caption for caption in captions.own if len(caption.text) <= longest]
+    if not own:
+        length = min(len(caption.text) for caption in captions.own)
+        raise BadClip("long_text", f"{length} characters are more than {longest}")
+    choices = [caption for caption in captions.translations if len(caption.text) <= longest] or own
+    return choices[int(choice * len(choices))]
+
+
+def is_broken(text: str) -> bool:
+    """Whether a 4-gram of the UTF-8 bytes occurs more than 4 times, as where a translator got stuck."""
+    data = text.encode()
+    counts = Counter(data[start : start + 4] for start in range(len(data) - 3))
+    return max(counts.values(), default=0) > LARGEST_REPEAT
+
+
+def _texts(field: str, value: Any) -> list[str]:
+    """The non-blank texts of a field that holds one or a list of them."""
+    texts = value if isinstance(value, list) else [value]
+    for text in texts:
+        if not isinstance(text, str):
+            raise BadClip("not_text", f"'{field}' holds a {type(text).__name__}, not a string")
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise BadClip("not_text", f"'{field}' holds a lone surrogate, which is no Unicode text") from None
+    return [text.strip() for text in texts if text.strip()]

@@ -1,0 +1,138 @@
+"""Audio files and arrays to float32 mono waveforms of one rate."""
+
+import io
+import re
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+from jaxtyping import Float
+
+from glap_jax.pipeline.bad import BadClip
+
+# What libsndfile notes down (and then reads on) when a WAV or Ogg file ends before its headers say.
+_SHORT_CHUNK = re.compile(r"data : (\d+) \(should be (\d+)\)")
+_NO_END = "without an End-Of-Stream flag"
+# A writer that cannot know its length yet (a pipe) puts the largest 32-bit sizes into a WAV header.
+_UNKNOWN_SIZE = 0xFFFF_F000
+CLIPPED_PEAK = 0.99
+
+
+def decode(
+    data: bytes | str | Path,
+    *,
+    sample_rate: int,
+    seconds: float | None = None,
+    position: float = 0.0,
+    min_seconds: float = 0.0,
+) -> Float[np.ndarray, " T"]:
+    """Reads a flac, wav, ogg, opus or mp3 file as float32 mono: its channels' mean, resampled by soxr (HQ).
+
+    Args:
+        data: the file, or its path.
+        sample_rate: Hz of the result.
+        seconds: read at most so much; only that part is decoded. None reads all.
+        position: where the part lies: 0 at the start, 1 at the end of the clip.
+        min_seconds: shortest clip that is of use.
+
+    Raises:
+        BadClip: missing, empty, not_audio, unreadable, truncated, too_short or not_finite.
+    """
+    try:
+        with soundfile.SoundFile(_readable(data)) as file:
+            rate = file.samplerate
+            _check_whole(file)
+            frames = file.frames
+            if frames == 0:
+                raise BadClip("empty", "the file holds no samples")
+            if frames < min_seconds * rate:
+                raise BadClip("too_short", f"{frames / rate:.3f} s is less than {min_seconds:g} s")
+            wanted = frames if seconds is None else min(frames, max(1, round(seconds * rate)))
+            if start := int(position * (frames - wanted + 1)) if wanted < frames else 0:
+                file.seek(min(start, frames - wanted))
+            samples = file.read(wanted, dtype="float32")
+    except soundfile.LibsndfileError as error:
+        if "not recognised" in error.error_string or "does not exist" in error.error_string:
+            raise BadClip("not_audio", "no audio format that libsndfile knows") from None
+        raise BadClip("unreadable", error.error_string) from None
+    if len(samples) < wanted:
+        raise BadClip("truncated", f"{len(samples)} of {wanted} samples can be read")
+    waveform = samples if samples.ndim == 1 else samples.mean(axis=1)
+    return _finish(waveform, rate, sample_rate, seconds)
+
+
+def as_waveform(array: np.ndarray, rate: int, sample_rate: int) -> Float[np.ndarray, " T"]:
+    """An array of samples as float32 mono at `sample_rate` Hz.
+
+    Args:
+        array: floats in [-1, 1] or integers of full scale, of shape (T,) or two-dimensional; the shorter axis
+            of a two-dimensional array holds the channels.
+        rate: Hz of `array`.
+        sample_rate: Hz of the result.
+
+    Raises:
+        BadClip: empty, not_audio or not_finite.
+    """
+    array = np.asarray(array)
+    if rate < 1:
+        raise BadClip("not_audio", f"a rate of {rate} Hz")
+    if array.ndim not in (1, 2) or array.dtype.kind not in "fiu":
+        raise BadClip("not_audio", f"an array of shape {array.shape}, {array.dtype}; give (T,) numbers")
+    if array.size == 0:
+        raise BadClip("empty", "the array holds no samples")
+    if array.dtype.kind in "iu":
+        limits = np.iinfo(array.dtype)
+        middle = 0.0 if array.dtype.kind == "i" else (limits.max + 1) / 2
+        array = (array.astype(np.float64) - middle) / ((float(limits.max) - limits.min + 1) / 2)
+    waveform = array.astype(np.float32, copy=False)
+    if waveform.ndim == 2:
+        waveform = waveform.mean(axis=int(np.argmin(waveform.shape)))
+    return _finish(waveform, rate, sample_rate, None)
+
+
+def check_peak(waveform: Float[np.ndarray, " T"]) -> None:
+    """GLAP's optional test for clipping: a peak of 0.99 or more.
+
+    Raises:
+        BadClip: clipped.
+    """
+    peak = float(np.abs(waveform).max())
+    if peak >= CLIPPED_PEAK:
+        raise BadClip("clipped", f"peak {peak:.3f}")
+
+
+def _readable(data: bytes | str | Path) -> io.BytesIO | str:
+    if isinstance(data, bytes):
+        if not data:
+            raise BadClip("empty", "the file has no bytes")
+        return io.BytesIO(data)
+    path = Path(data)
+    if not path.is_file():
+        raise BadClip("missing", f"no file '{path}'")
+    if path.stat().st_size == 0:
+        raise BadClip("empty", "the file has no bytes")
+    return str(path)
+
+
+def _check_whole(file: soundfile.SoundFile) -> None:
+    if file.format not in ("WAV", "WAVEX", "RF64", "OGG"):
+        return
+    notes = file.extra_info
+    short = _SHORT_CHUNK.search(notes)
+    if short and int(short[2]) < int(short[1]) < _UNKNOWN_SIZE:
+        raise BadClip("truncated", f"{short[2]} of {short[1]} bytes of samples are there")
+    if _NO_END in notes:
+        raise BadClip("truncated", "the Ogg stream has no end")
+
+
+def _finish(
+    waveform: Float[np.ndarray, " T"], rate: int, sample_rate: int, seconds: float | None
+) -> Float[np.ndarray, " T"]:
+    if not np.isfinite(waveform).all():
+        raise BadClip("not_finite", "the samples hold NaN or infinity")
+    if rate != sample_rate:
+        waveform = soxr.resample(waveform, rate, sample_rate, quality="HQ")
+        if not len(waveform):
+            raise BadClip("too_short", "nothing is left after resampling")
+    return waveform if seconds is None else waveform[: max(1, round(seconds * sample_rate))]

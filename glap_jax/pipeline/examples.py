@@ -1,0 +1,123 @@
+"""One record of a shard to one example: what runs in the decoding threads or processes."""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+
+from glap_jax.config import DataConfig
+from glap_jax.pipeline.bad import BadClip
+from glap_jax.pipeline.captions import Captions, draw, read_captions
+from glap_jax.pipeline.decode import check_peak, decode
+from glap_jax.pipeline.sources import Record
+
+# A flat dict, as Grain expects; all have the same fields: `key`, `shard`, `clip` (int), `group` (int), `reason`
+# and `detail` (empty unless bad), `cut` (the caption was cut), `waveform` (float32 T; empty when bad), `ids`
+# (int32; filled in training) and `captions` (Captions; filled in evaluation).
+Example = dict[str, Any]
+
+
+class Tokenizer(Protocol):
+    """What the pipeline asks of a tokenizer."""
+
+    def encode(self, text: Any, *, language: str) -> list[int]:
+        """Ids of a text, the language token first and the end marker last."""
+        ...
+
+    def cut(self, ids: list[int], max_tokens: int) -> list[int]:
+        """At most `max_tokens` ids, the end marker still last."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingExample:
+    """Turns a record into a training example: a random part of the clip, one of its captions, a random gain.
+
+    The result is a function of the record and the generator alone.
+    """
+
+    config: DataConfig
+    group: int
+    tokenizer: Tokenizer
+
+    def __call__(self, record: Record, rng: np.random.Generator) -> Example:
+        """The example, or what is wrong with the clip under `reason` and `detail`."""
+        return _example(record, self.group, lambda: self._make(record, rng))
+
+    def _make(self, record: Record, rng: np.random.Generator) -> Example:
+        config = self.config
+        position, loudness = rng.random(2)
+        caption = draw(record.metadata, rng, config=config)
+        ids = self.tokenizer.encode(caption.text, language=caption.language)
+        waveform = decode(
+            record.audio,
+            sample_rate=config.sample_rate,
+            seconds=config.crop_seconds,
+            position=float(position),
+            min_seconds=config.min_seconds,
+        )
+        if config.drop_clipped:
+            check_peak(waveform)
+        if config.gain_decibels:
+            waveform = waveform * np.float32(10.0 ** (config.gain_decibels * (2.0 * loudness - 1.0) / 20.0))
+        return {
+            "waveform": waveform,
+            "ids": np.asarray(self.tokenizer.cut(ids, config.max_tokens), np.int32),
+            "cut": len(ids) > config.max_tokens,
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationExample:
+    """Turns a record into an evaluation example: the clip from its start and all captions, nothing random."""
+
+    config: DataConfig
+    group: int
+
+    def __call__(self, record: Record) -> Example:
+        """The example, or what is wrong with the clip under `reason` and `detail`."""
+        return _example(record, self.group, lambda: self._make(record))
+
+    def _make(self, record: Record) -> Example:
+        config = self.config
+        captions = read_captions(record.metadata, language=config.language)
+        waveform = decode(
+            record.audio,
+            sample_rate=config.sample_rate,
+            seconds=config.eval_seconds,
+            min_seconds=config.min_seconds,
+        )
+        if config.drop_clipped:
+            check_peak(waveform)
+        return {"waveform": waveform, "captions": captions}
+
+
+def _example(record: Record, group: int, make: Callable[[], Example]) -> Example:
+    example = {
+        "key": record.key,
+        "shard": record.shard,
+        "clip": clip_identity(record),
+        "group": group,
+        "reason": "",
+        "detail": "",
+        "cut": False,
+        "waveform": np.zeros(0, np.float32),
+        "ids": np.zeros(0, np.int32),
+        "captions": Captions((), ()),
+    }
+    try:
+        if record.problem is not None:
+            raise record.problem
+        return example | make()
+    except BadClip as bad:
+        return example | {"reason": bad.reason, "detail": bad.detail}
+
+
+def clip_identity(record: Record) -> int:
+    """63 bits that tell recordings apart: a hash of the key and of the shard's file name, since many corpora
+    number their keys anew in each shard."""
+    shard = record.shard.rpartition("/")[2]
+    name = f"{shard}\0{record.key}".encode("utf-8", "surrogateescape")
+    return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "big") >> 1
