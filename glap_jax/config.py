@@ -6,6 +6,7 @@ write and read the form that checkpoints carry. Each refuses unknown names and w
 
 import dataclasses
 import json
+import math
 import runpy
 from collections.abc import Sequence
 from pathlib import Path
@@ -53,6 +54,10 @@ class GroupConfig:
     shards: tuple[str, ...]
     weight: float = 1.0
 
+    def __post_init__(self) -> None:
+        if not self.weight > 0:
+            raise GlapError(f"config: group '{self.name}' has weight {self.weight}; give more than 0")
+
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
@@ -96,6 +101,27 @@ class DataConfig:
     gain_decibels: float = 0.0
     workers: int = 0
     bad_share: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name, least, most in (
+            ("sample_rate", 1, 192_000),
+            ("crop_seconds", 1e-3, math.inf),
+            ("eval_seconds", 1e-3, math.inf),
+            ("min_seconds", 0, min(self.crop_seconds, self.eval_seconds)),
+            ("max_characters", 1, math.inf),
+            ("max_tokens", 3, math.inf),
+            ("translations", 0, 1),
+            ("gain_decibels", 0, math.inf),
+            ("workers", 0, math.inf),
+            ("bad_share", 0, 1),
+        ):
+            if not least <= getattr(self, name) <= most:
+                raise GlapError(
+                    f"config: 'data.{name}' is {getattr(self, name)}; it must lie in {least:g} to {most:g}"
+                )
+        for groups in (self.train, self.test):
+            if len({group.name for group in groups}) < len(groups):
+                raise GlapError("config: two groups of 'data' have the same name; name them apart")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -78,8 +78,8 @@ class Ledger:
     def too_many(self) -> GlapError:
         """The error that lists counts and the first names."""
         return GlapError(
-            f"data: {self.bad} of {self.read} clips of {self._what} are bad ({self._counts()}), 'data.bad_share' "
-            f"allows {self._share:.1%}; mend or remove {', '.join(self.names)}"
+            f"data: {self.bad} of {self.read} clips of {self._what} are bad ({self._counts()}) and "
+            f"'data.bad_share' allows {self._share:.1%}; mend or remove {', '.join(self.names)}"
         )
 
     def summary(self) -> str:

@@ -13,7 +13,8 @@ from glap_jax.pipeline.bad import BadClip
 
 # What libsndfile notes down (and then reads on) when a WAV or Ogg file ends before its headers say.
 _SHORT_CHUNK = re.compile(r"data : (\d+) \(should be (\d+)\)")
-_NO_END = "without an End-Of-Stream flag"
+# Without the second note the stream may have been recorded by a program that never marks the end.
+_CUT_STREAM = ("lacks an end-of-stream bit", "Junk after the last page")
 # A writer that cannot know its length yet (a pipe) puts the largest 32-bit sizes into a WAV header.
 _UNKNOWN_SIZE = 0xFFFF_F000
 CLIPPED_PEAK = 0.99
@@ -122,13 +123,13 @@ def _check_whole(file: soundfile.SoundFile) -> None:
     short = _SHORT_CHUNK.search(notes)
     if short and int(short[2]) < int(short[1]) < _UNKNOWN_SIZE:
         raise BadClip("truncated", f"{short[2]} of {short[1]} bytes of samples are there")
-    if _NO_END in notes:
-        raise BadClip("truncated", "the Ogg stream has no end")
+    if all(note in notes for note in _CUT_STREAM):
+        raise BadClip("truncated", "the Ogg stream ends in the middle of a page")
 
 
 def _finish(
     waveform: Float[np.ndarray, " T"], rate: int, sample_rate: int, seconds: float | None
-) -> Float[np.ndarray, " T"]:
+) -> Float[np.ndarray, " T_resampled"]:
     if not np.isfinite(waveform).all():
         raise BadClip("not_finite", "the samples hold NaN or infinity")
     if rate != sample_rate:

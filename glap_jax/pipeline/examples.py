@@ -13,9 +13,9 @@ from glap_jax.pipeline.captions import Captions, draw, read_captions
 from glap_jax.pipeline.decode import check_peak, decode
 from glap_jax.pipeline.sources import Record
 
-# A flat dict, as Grain expects; all have the same fields: `key`, `shard`, `clip` (int), `group` (int), `reason`
-# and `detail` (empty unless bad), `cut` (the caption was cut), `waveform` (float32 T; empty when bad), `ids`
-# (int32; filled in training) and `captions` (Captions; filled in evaluation).
+# A flat dict, as Grain expects. All have the same fields: `key`, `shard`, `clip` (int), `group` (int),
+# `reason` and `detail` (empty unless bad), `cut` (the caption was cut), `waveform` (float32; none when bad),
+# `ids` (int32; filled in training), `captions` (filled in evaluation).
 Example = dict[str, Any]
 
 

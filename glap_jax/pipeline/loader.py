@@ -108,10 +108,10 @@ class TrainingIterator(grain.DatasetIterator[dict[str, np.ndarray]]):
         self._rows = rows
         self._processes = processes
         self._position = 0
-        # The decoders, none before the first batch. Also closed by the end of the interpreter, before its modules
-        # are taken apart, because a run that ends with an error does not call `close`.
+        # The decoders, none before the first batch. A run that ends with an error does not call `close`, so
+        # they also end with the interpreter, before its modules are taken apart.
         self._running: list[grain.DatasetIterator[Example]] = []
-        weakref.finalize(self, _stop, self._running)
+        self._finish = weakref.finalize(self, _stop, self._running)
         self.ledger = Ledger(config.bad_share, "the training data")
         self.keys: list[str] = []
 
@@ -166,7 +166,7 @@ class TrainingIterator(grain.DatasetIterator[dict[str, np.ndarray]]):
 
     def close(self) -> None:
         """Ends the decoding threads or processes."""
-        _stop(self._running)
+        self._finish()
         super().close()
 
 

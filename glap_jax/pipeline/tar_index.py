@@ -6,6 +6,7 @@ import logging
 import os
 import tarfile
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -182,14 +183,14 @@ _ARRAYS = tuple(field.name for field in dataclasses.fields(TarIndex) if field.na
 def _load(cache: Path, path: Path, size: int, modified: int) -> TarIndex | None:
     """The cached index, or none where there is none, it is damaged, or the shard has changed since."""
     try:
-        with np.load(cache, allow_pickle=False) as arrays:
+        with cache.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             *stamp, damage = arrays["stamp"].tolist()
             if stamp != [VERSION, size, modified] or str(arrays["path"]) != str(path):
                 return None
             return TarIndex(str(path), size, modified, damage, **{name: arrays[name] for name in _ARRAYS})
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         log.warning("index cache %s cannot be read (%s); the index is built again", cache, error)
         return None
 
