@@ -8,6 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 
 from glap_jax.convert.checkpoint import Checkpoint, in_memory
 from glap_jax.convert.engine import export, fill
@@ -42,7 +43,7 @@ def from_torch(
     config: Mapping[str, Any] | None = None,
     compat: bool = False,
     *,
-    dtype: Any = jnp.float32,
+    dtype: DTypeLike = jnp.float32,
 ) -> nnx.Module:
     """A module filled from original tensors.
 
@@ -50,7 +51,7 @@ def from_torch(
         family: one of `FAMILIES`.
         state_dict: NumPy, JAX or torch arrays by their original names; or an open `Checkpoint`.
         config: the reference's constructor arguments, or its HF config.json, as a dict; for dual encoders
-            `{"audio": {...}, "text": {...}, "embed_size": n}`. Sizes that it leaves out come from the tensors.
+            `{"audio": {...}, "text": {...}, "embed_size": n}`. Sizes that it leaves out are read off them.
         compat: reproduce the reference's quirks, as the family's docstring lists them.
         dtype: compute type of the module; its parameters are float32.
 
@@ -63,12 +64,13 @@ def from_torch(
     spelling = choose(module.TORCH_RULES, source)
     names = canonical(module.TORCH_RULES, spelling, source)
     if 2 * len(names) < len(source) or not names:
+        unknown = ", ".join(sorted(set(source) - set(names.values()))[:3])
         hint = (
             f"it looks like family '{guess}'" if (guess := guess_family(source)) else "no known family fits"
         )
         raise GlapError(
             f"convert: {source.where} is no '{family}' checkpoint: {len(names)} of its {len(source)} tensors "
-            f"are known there (unknown: {', '.join(sorted(set(source) - set(names.values()))[:3])}, ...); {hint}"
+            f"are known there (unknown: {unknown}); {hint}"
         )
     shapes = {name: source.tensors[key].shape for name, key in names.items()}
     sizes = module.config_from_torch(shapes, config)

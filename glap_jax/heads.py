@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from glap_jax.layers import linear
@@ -19,7 +20,7 @@ def unit(x: Float[Array, "B E"]) -> Float[Array, "B E"]:
 class MlpHead(nnx.Module):
     """GLAP's head: Linear d -> E, ReLU, Linear E -> E, unit norm (dasheng-glap `audio_proj`, `text_proj`)."""
 
-    def __init__(self, width: int, joint: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(self, width: int, joint: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.hidden = linear(width, joint, dtype=dtype, rngs=rngs)
         self.out = linear(joint, joint, dtype=dtype, rngs=rngs)
 

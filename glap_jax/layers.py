@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 Activation = Literal["gelu", "relu"]
@@ -39,7 +40,7 @@ def masked_mean(tokens: Float[Array, "B N D"], mask: Bool[Array, "B N"]) -> Floa
     return total / jnp.maximum(jnp.sum(weight, axis=1), 1.0)
 
 
-def linear(inputs: int, outputs: int, *, dtype: jnp.dtype, rngs: nnx.Rngs, bias: bool = True) -> nnx.Linear:
+def linear(inputs: int, outputs: int, *, dtype: DTypeLike, rngs: nnx.Rngs, bias: bool = True) -> nnx.Linear:
     """A linear layer with float32 parameters that computes in `dtype`."""
     return nnx.Linear(
         inputs,
@@ -52,7 +53,7 @@ def linear(inputs: int, outputs: int, *, dtype: jnp.dtype, rngs: nnx.Rngs, bias:
     )
 
 
-def layer_norm(width: int, *, epsilon: float, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.LayerNorm:
+def layer_norm(width: int, *, epsilon: float, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.LayerNorm:
     """LayerNorm with float32 statistics (two passes, like the references) and output in `dtype`."""
     return nnx.LayerNorm(
         width, epsilon=epsilon, dtype=dtype, param_dtype=jnp.float32, use_fast_variance=False, rngs=rngs
@@ -62,7 +63,7 @@ def layer_norm(width: int, *, epsilon: float, dtype: jnp.dtype, rngs: nnx.Rngs) 
 class Attention(nnx.Module):
     """Self-attention with one fused projection (queries, keys, values; heads contiguous inside each)."""
 
-    def __init__(self, width: int, heads: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(self, width: int, heads: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.heads = heads
         self.qkv = linear(width, 3 * width, dtype=dtype, rngs=rngs)
         self.out = linear(width, width, dtype=dtype, rngs=rngs)
@@ -78,7 +79,7 @@ class Attention(nnx.Module):
 class Mlp(nnx.Module):
     """Linear, activation, linear."""
 
-    def __init__(self, width: int, hidden: int, *, activation: Activation, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(self, width: int, hidden: int, *, activation: Activation, dtype: DTypeLike, rngs: nnx.Rngs):
         self.activation: Activation = activation
         self.up = linear(width, hidden, dtype=dtype, rngs=rngs)
         self.down = linear(hidden, width, dtype=dtype, rngs=rngs)
@@ -98,7 +99,7 @@ class Block(nnx.Module):
         *,
         activation: Activation,
         epsilon: float,
-        dtype: jnp.dtype,
+        dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
         self.attention_norm = layer_norm(width, epsilon=epsilon, dtype=dtype, rngs=rngs)

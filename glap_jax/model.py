@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from glap_jax.audio import dasheng
@@ -32,7 +33,7 @@ class DualEncoder(nnx.Module):
     """
 
     def __init__(
-        self, config: ModelConfig, *, dtype: jnp.dtype = jnp.float32, remat: Remat = "none", rngs: nnx.Rngs
+        self, config: ModelConfig, *, dtype: DTypeLike = jnp.float32, remat: Remat = "none", rngs: nnx.Rngs
     ):
         self.config = config
         self.audio = config.audio.build(dtype=dtype, remat=remat, rngs=rngs)

@@ -30,3 +30,54 @@ def golden():
             return {key: arrays[key] for key in arrays.files}
 
     return load
+
+
+@pytest.fixture(scope="session")
+def weights():
+    """`weights(item)`: the recorded state dict of one reference, under its original names."""
+    from safetensors.numpy import load_file
+
+    return lambda item: load_file(GOLDEN / item / "weights.safetensors")
+
+
+@pytest.fixture(scope="session")
+def clip():
+    """`clip(name, start, end)`: samples of a recorded 16 kHz clip as float32; `cutN` starts the longest one."""
+    with np.load(GOLDEN / "audio" / "clips.npz", allow_pickle=False) as arrays:
+        clips = {key: arrays[key].astype(np.float32) / 32768 for key in arrays.files}
+
+    def cut(name: str, start: int = 0, end: int | None = None) -> np.ndarray:
+        if name.startswith("cut"):
+            return clips["c23_7s"][: int(name.removeprefix("cut"))]
+        return clips[name][start:end]
+
+    return cut
+
+
+@pytest.fixture(scope="session")
+def padded(clip):
+    """`padded(parts)`: the named pieces `(clip, start, end)` in one zero-padded batch, and their lengths."""
+
+    def pad(parts) -> tuple[np.ndarray, np.ndarray]:
+        rows = [clip(*part) for part in parts]
+        lengths = np.array([len(row) for row in rows], np.int32)
+        batch = np.zeros((len(rows), lengths.max()), np.float32)
+        for place, row in zip(batch, rows, strict=True):
+            place[: len(row)] = row
+        return batch, lengths
+
+    return pad
+
+
+@pytest.fixture(scope="session")
+def close():
+    """`close(found, expected, most, rms)`: the golden README's two limits on |difference|."""
+
+    def check(found, expected, most: float, rms: float | None = None) -> None:
+        difference = np.abs(np.asarray(found, np.float64) - np.asarray(expected, np.float64))
+        assert np.shape(found) == np.shape(expected)
+        assert difference.max() <= most
+        if rms is not None:
+            assert np.sqrt(np.square(difference).mean()) <= rms
+
+    return check

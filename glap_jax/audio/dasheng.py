@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from glap_jax.audio.frontend import LOG_MEL_TORCH_RULES, LogMel
@@ -60,7 +61,7 @@ class DashengConfig:
         """1.2 B parameters, 1536/40/24."""
         return cls(width=1536, layers=40, heads=24)
 
-    def build(self, *, dtype: jnp.dtype, remat: Remat, rngs: nnx.Rngs) -> "Dasheng":
+    def build(self, *, dtype: DTypeLike, remat: Remat, rngs: nnx.Rngs) -> "Dasheng":
         """A module with fresh parameters that computes in `dtype`."""
         return Dasheng(self, dtype=dtype, remat=remat, rngs=rngs)
 
@@ -76,7 +77,7 @@ class Dasheng(nnx.Module):
     PATCH_FRAMES = 4
     SAMPLE_RATE = LogMel.SAMPLE_RATE
 
-    def __init__(self, config: DashengConfig, *, dtype: jnp.dtype, remat: Remat = "none", rngs: nnx.Rngs):
+    def __init__(self, config: DashengConfig, *, dtype: DTypeLike, remat: Remat = "none", rngs: nnx.Rngs):
         self.config = config
         width = config.width
         normal = nnx.initializers.truncated_normal(0.02)

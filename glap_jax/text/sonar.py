@@ -7,6 +7,7 @@ from typing import Any, Literal
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from glap_jax.convert.constructor import Shapes, arguments, dimension, heads, layers
@@ -45,7 +46,7 @@ class SonarConfig:
         """192/2/3: for samples, tests and laptops."""
         return cls(width=192, layers=2, heads=3, hidden=768, vocabulary=vocabulary)
 
-    def build(self, *, dtype: jnp.dtype, remat: Remat, rngs: nnx.Rngs) -> "Sonar":
+    def build(self, *, dtype: DTypeLike, remat: Remat, rngs: nnx.Rngs) -> "Sonar":
         """A module with fresh parameters that computes in `dtype`."""
         return Sonar(self, dtype=dtype, remat=remat, rngs=rngs)
 
@@ -61,7 +62,7 @@ def sinusoids(tokens: int, width: int) -> Float[np.ndarray, "N D"]:
 class Sonar(nnx.Module):
     """Token ids `[language, pieces + 1, 3]` -> tokens and their masked mean (language and EOS count)."""
 
-    def __init__(self, config: SonarConfig, *, dtype: jnp.dtype, remat: Remat = "none", rngs: nnx.Rngs):
+    def __init__(self, config: SonarConfig, *, dtype: DTypeLike, remat: Remat = "none", rngs: nnx.Rngs):
         self.config = config
         self.embedding = nnx.Embed(
             config.vocabulary,
