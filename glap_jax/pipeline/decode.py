@@ -11,10 +11,10 @@ from jaxtyping import Float
 
 from glap_jax.pipeline.bad import BadClip
 
-# What libsndfile notes down (and then reads on) when a WAV or Ogg file ends before its headers say.
+# What libsndfile notes down (and then reads on) when a WAV file ends before its header says.
 _SHORT_CHUNK = re.compile(r"data : (\d+) \(should be (\d+)\)")
-# Without the second note the stream may have been recorded by a program that never marks the end.
-_CUT_STREAM = ("lacks an end-of-stream bit", "Junk after the last page")
+# Header, segment table and segments of the longest Ogg page (RFC 3533, section 6).
+_OGG_PAGE_BYTES = 27 + 255 + 255 * 255
 # A writer that cannot know its length yet (a pipe) puts the largest 32-bit sizes into a WAV header.
 _UNKNOWN_SIZE = 0xFFFF_F000
 CLIPPED_PEAK = 0.99
@@ -43,7 +43,10 @@ def decode(
     try:
         with soundfile.SoundFile(_readable(data)) as file:
             rate = file.samplerate
-            _check_whole(file)
+            if file.format == "OGG":
+                _check_ogg(data)
+            elif file.format in ("WAV", "WAVEX", "RF64"):
+                _check_wav(file)
             frames = file.frames
             if frames == 0:
                 raise BadClip("empty", "the file holds no samples")
@@ -116,15 +119,24 @@ def _readable(data: bytes | str | Path) -> io.BytesIO | str:
     return str(path)
 
 
-def _check_whole(file: soundfile.SoundFile) -> None:
-    if file.format not in ("WAV", "WAVEX", "RF64", "OGG"):
-        return
-    notes = file.extra_info
-    short = _SHORT_CHUNK.search(notes)
+def _check_wav(file: soundfile.SoundFile) -> None:
+    short = _SHORT_CHUNK.search(file.extra_info)
     if short and int(short[2]) < int(short[1]) < _UNKNOWN_SIZE:
         raise BadClip("truncated", f"{short[2]} of {short[1]} bytes of samples are there")
-    if all(note in notes for note in _CUT_STREAM):
-        raise BadClip("truncated", "the Ogg stream ends in the middle of a page")
+
+
+def _check_ogg(data: bytes | str | Path) -> None:
+    """Refuses a file that ends inside a page, which libsndfile leaves out silently."""
+    if isinstance(data, bytes):
+        tail = data[-_OGG_PAGE_BYTES:]
+    else:
+        with Path(data).open("rb") as file:
+            file.seek(-min(_OGG_PAGE_BYTES, file.seek(0, io.SEEK_END)), io.SEEK_END)
+            tail = file.read()
+    page = tail[tail.rfind(b"OggS") :]
+    count = page[26] if len(page) > 26 else 255
+    if len(page) < 27 + count + sum(page[27 : 27 + count]):
+        raise BadClip("truncated", "the Ogg stream ends inside a page")
 
 
 def _finish(

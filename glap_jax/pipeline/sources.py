@@ -123,7 +123,8 @@ def _member(shard: TarIndex, offset: np.int64, size: np.int64, absent: str, what
     if offset + size > shard.shard_size:
         raise BadClip("truncated", f"the shard ends inside the {what} member")
     try:
-        data = os.pread(_handle(shard.path, shard.modified).descriptor, int(size), int(offset))
+        handle = _handle(shard.path, shard.modified)
+        data = os.pread(handle.descriptor, int(size), int(offset))
     except OSError as error:
         raise BadClip("unreadable", f"{what} member: {error.strerror}") from None
     if len(data) != size:
@@ -144,7 +145,7 @@ def _parse(text: bytes) -> dict[str, Any]:
 
 
 class _Handle:
-    """A file descriptor that closes when the last reader lets go of it."""
+    """A file descriptor that closes when the last reader lets go of the handle; hold it while reading."""
 
     def __init__(self, path: str):
         self.descriptor = os.open(path, os.O_RDONLY)
