@@ -2,15 +2,16 @@
 
     python data/recipes/debian.py --out data/samples
 
-The packages (tuxpaint-stamps-default, klettres-data, sonic-pi-samples, fillets-ng-data; about 300 MB) come through
-`apt-get download` and are unpacked with `dpkg -x` into a scratch folder; nothing is installed. Spoken texts and
-their translations are read from the packages. `selection.tsv` lists the chosen clips with group, split and the
-SHA-256 of their 16 kHz mono samples; sounds carry a caption there, written by hand from the file's name, because
-their packages have none. A clip whose samples or text differ from the list stops the build.
+The packages (about 300 MB in all) come through `apt-get download` and are unpacked with `dpkg -x` into a
+scratch folder; nothing is installed. Spoken texts and their translations are read from the packages.
+`selection.tsv` lists the chosen clips with group, split and the SHA-256 of their 16 kHz mono samples; sounds
+carry a caption there, written by hand from the file's name, because their packages have none. A clip that
+differs from the list stops the build.
 """
 
 import csv
 import dataclasses
+import functools
 import hashlib
 import io
 import json
@@ -32,16 +33,17 @@ from glap_jax.progress import track
 
 PACKAGES = ("tuxpaint-stamps-default", "klettres-data", "sonic-pi-samples", "fillets-ng-data")
 SAMPLE_RATE = 16000
-KEEP_BYTES = 4000  # a file up to this size goes into the shard as it is; a longer one becomes 16 kHz mono Opus
+KEEP_BYTES = 5500  # a file up to this size is stored as it is; a longer one becomes 16 kHz mono Opus
 OPUS_LEVEL = 0.93  # libsndfile's scale from 0 (256 kbit/s) to 1 (6 kbit/s): about 24 kbit/s
 OGG_CRC = 0x04C11DB7  # polynomial of the Ogg page checksum (RFC 3533, section 6)
 
 # The packages' language codes, in lower case, to NLLB codes.
 LANGUAGES = {
-    "be": "bel_Cyrl", "bg": "bul_Cyrl", "ca": "cat_Latn", "da": "dan_Latn", "de": "deu_Latn", "el": "ell_Grek",
-    "en": "eng_Latn", "en_gb": "eng_Latn", "es": "spa_Latn", "fr": "fra_Latn", "it": "ita_Latn", "ja": "jpn_Jpan",
-    "ko": "kor_Hang", "nb": "nob_Latn", "nl": "nld_Latn", "nn": "nno_Latn", "pt": "por_Latn", "pt_br": "por_Latn",
-    "ro": "ron_Latn", "ru": "rus_Cyrl", "sl": "slv_Latn", "sv": "swe_Latn", "zh_tw": "zho_Hant",
+    "be": "bel_Cyrl", "bg": "bul_Cyrl", "ca": "cat_Latn", "da": "dan_Latn", "de": "deu_Latn",
+    "el": "ell_Grek", "en": "eng_Latn", "en_gb": "eng_Latn", "es": "spa_Latn", "fr": "fra_Latn",
+    "it": "ita_Latn", "ja": "jpn_Jpan", "ko": "kor_Hang", "nb": "nob_Latn", "nl": "nld_Latn",
+    "nn": "nno_Latn", "pt": "por_Latn", "pt_br": "por_Latn", "ro": "ron_Latn", "ru": "rus_Cyrl",
+    "sl": "slv_Latn", "sv": "swe_Latn", "zh_tw": "zho_Hant",
 }  # fmt: skip
 TRANSLATIONS = {code: LANGUAGES[code] for code in LANGUAGES if code not in ("en", "en_gb", "pt_br")}
 TUX_NAME = re.compile(rf"(?P<stem>.+?)(_desc)?(_(?P<code>{'|'.join(LANGUAGES)}))?", re.IGNORECASE)
@@ -49,7 +51,7 @@ TUX_NAME = re.compile(rf"(?P<stem>.+?)(_desc)?(_(?P<code>{'|'.join(LANGUAGES)}))
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
-    """A recording in an unpacked package: its file (relative to the package's root) and what is said or heard."""
+    """A recording in an unpacked package: its file (below the package's root) and what is said or heard."""
 
     package: str
     file: str
@@ -80,7 +82,7 @@ class Build:
     Args:
         out: folder that receives the shards and spm.model.
         selection: table of the chosen clips.
-        packages: folder with packages that are already unpacked (one folder each); empty: download them.
+        packages: folder with the packages already unpacked, one folder each; without it they are downloaded.
         pieces: size of the SentencePiece vocabulary.
     """
 
@@ -91,7 +93,7 @@ class Build:
 
 
 def run(command: list[str], folder: Path) -> str:
-    """Runs a system command in `folder` and returns its output; a failure is a GlapError that shows its last line."""
+    """Runs a command in `folder` and returns its output; a failure is a GlapError with its last line."""
     if shutil.which(command[0]) is None:
         raise GlapError(f"{command[0]} is missing: this recipe needs Debian or Ubuntu (a container will do)")
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
@@ -102,7 +104,7 @@ def run(command: list[str], folder: Path) -> str:
 
 
 def download(folder: Path) -> Path:
-    """Downloads and unpacks `PACKAGES` below `folder`, one folder each, with the version in `NAME/VERSION`."""
+    """Downloads and unpacks `PACKAGES` below `folder`, one folder each, the version in `NAME/VERSION`."""
     for package in track(PACKAGES, "downloading packages"):
         run(["apt-get", "download", package], folder)
         archive = next(folder.glob(f"{package}_*.deb"))
@@ -182,7 +184,7 @@ def read_selection(path: Path) -> list[Choice]:
 
 
 def pcm16(data: bytes) -> np.ndarray:
-    """Encoded audio to 16 kHz mono int16: mean of the channels, soxr HQ, clipped to [-1, 1], times 32767, rounded."""
+    """Encoded audio to 16 kHz mono int16: mean of the channels, soxr HQ, clipped, times 32767, rounded."""
     channels, rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
     mono = channels.mean(axis=1)
     if rate != SAMPLE_RATE:
@@ -195,6 +197,7 @@ def checksum(pcm: np.ndarray) -> str:
     return hashlib.sha256(pcm.tobytes()).hexdigest()[:16]
 
 
+@functools.cache
 def _crc_table() -> list[int]:
     table = []
     for byte in range(256):
@@ -206,7 +209,7 @@ def _crc_table() -> list[int]:
 
 
 def fix_serial(data: bytes) -> bytes:
-    """Gives an Ogg stream the serial number 1 (libsndfile draws it at random) and renews the page checksums."""
+    """Gives an Ogg stream the serial number 1 (libsndfile draws one at random) and renews the checksums."""
     table, out, at = _crc_table(), bytearray(data), 0
     while at < len(out):
         segments = out[at + 26]
@@ -235,7 +238,9 @@ def sample(choice: Choice, clip: Clip, folder: Path) -> tuple[str, bytes, dict]:
     data = (folder / clip.package / clip.file).read_bytes()
     pcm = pcm16(data)
     if checksum(pcm) != choice.sha or clip.language != choice.language:
-        raise GlapError(f"{clip.file} of {clip.package} is not the selected recording: is the package another version?")
+        raise GlapError(
+            f"{clip.file} of {clip.package} is not the selected recording: use the listed version"
+        )
     version = folder / clip.package / "VERSION"
     source = {"package": clip.package, "file": clip.file}
     if version.exists():
@@ -267,15 +272,16 @@ def write_shard(path: Path, samples: Iterable[tuple[str, bytes, dict]]) -> None:
 def train_tokenizer(texts: Iterable[str], path: Path, pieces: int) -> None:
     """Trains a small SentencePiece model with SONAR's special ids (unk 0, bos 1, eos 2, no pad) on `texts`.
 
-    Case is folded (`nmt_nfkc_cf`): "A cow." and "a cow" share their pieces. Unknown characters fall back to bytes.
+    Case is folded (`nmt_nfkc_cf`): "A cow." and "a cow" share pieces. Unknown characters fall back to bytes.
     """
     import sentencepiece
 
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(sorted(set(texts))), model_writer=model, model_type="unigram", vocab_size=pieces,
-        character_coverage=1.0, byte_fallback=True, unk_id=0, bos_id=1, eos_id=2, pad_id=-1,
-        normalization_rule_name="nmt_nfkc_cf", num_threads=1, hard_vocab_limit=False, minloglevel=2,
+        sentence_iterator=iter(sorted(set(texts))), model_writer=model, model_type="unigram",
+        vocab_size=pieces, hard_vocab_limit=False, character_coverage=1.0, byte_fallback=True,
+        unk_id=0, bos_id=1, eos_id=2, pad_id=-1, normalization_rule_name="nmt_nfkc_cf",
+        num_threads=1, minloglevel=2,
     )  # fmt: skip
     path.write_bytes(model.getvalue())
 
@@ -287,7 +293,7 @@ def build(choices: list[Choice], folder: Path, out: Path, pieces: int) -> None:
     for choice in track(sorted(choices, key=lambda choice: choice.id), "encoding clips"):
         clip = clips.get((choice.package, choice.file))
         if clip is None:
-            raise GlapError(f"{choice.file} is missing in {choice.package}: is the package another version?")
+            raise GlapError(f"{choice.file} is missing in {choice.package}: use the listed version")
         shards.setdefault(f"{choice.split}-{choice.group}", []).append(sample(choice, clip, folder))
     out.mkdir(parents=True, exist_ok=True)
     texts = []
@@ -300,10 +306,9 @@ def build(choices: list[Choice], folder: Path, out: Path, pieces: int) -> None:
 def main(arguments: Build) -> None:
     """Downloads the packages where needed and builds the samples."""
     choices = read_selection(arguments.selection)
-    if arguments.packages is not None:
-        return build(choices, arguments.packages, arguments.out, arguments.pieces)
     with tempfile.TemporaryDirectory() as scratch:
-        build(choices, download(Path(scratch)), arguments.out, arguments.pieces)
+        packages = arguments.packages or download(Path(scratch))
+        build(choices, packages, arguments.out, arguments.pieces)
 
 
 if __name__ == "__main__":
