@@ -59,7 +59,7 @@ def decode(
     except soundfile.LibsndfileError as error:
         if "not recognised" in error.error_string or "does not exist" in error.error_string:
             raise BadClip("not_audio", "no audio format that libsndfile knows") from None
-        raise BadClip("unreadable", error.error_string) from None
+        raise BadClip("unreadable", f"damaged or cut off ({error.error_string})") from None
     if len(samples) < wanted:
         raise BadClip("truncated", f"{len(samples)} of {wanted} samples can be read")
     waveform = samples if samples.ndim == 1 else samples.mean(axis=1)

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from glap_jax.pipeline.sources import Record
 Example = dict[str, Any]
 
 
+@runtime_checkable
 class Tokenizer(Protocol):
     """What the pipeline asks of a tokenizer."""
 

@@ -132,7 +132,7 @@ class TrainingIterator(grain.DatasetIterator[dict[str, np.ndarray]]):
     def _batch(self, found: list[Example]) -> dict[str, np.ndarray]:
         config = self._config
         samples = round(config.crop_seconds * config.sample_rate)
-        ids, mask = tokenizers.pad([example["ids"] for example in found], config.max_tokens)
+        ids, mask = tokenizers.pad([example["ids"].tolist() for example in found], config.max_tokens)
         return {
             **_waveforms(found, rows=len(found), samples=samples),
             "ids": ids,

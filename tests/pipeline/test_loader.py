@@ -1,0 +1,360 @@
+import dataclasses
+import itertools
+import json
+import logging
+from collections import Counter
+from pathlib import Path
+
+import grain
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from glap_jax.config import DataConfig, GroupConfig
+from glap_jax.errors import GlapError
+from glap_jax.pipeline import loader
+from glap_jax.text.tokenizers import SonarTokenizer
+
+SAMPLES = Path(__file__).parents[2] / "data" / "samples"
+
+
+@pytest.fixture
+def config(tmp_path, shard):
+    """Three groups of 8, 5 and 12 tones, 16 kHz, crops of 0.25 s out of clips of 0.5 s."""
+    for group, count in (("a", 8), ("b", 5), ("c", 12)):
+        shard(tmp_path / f"{group}-0.tar", [f"{group}{number:02d}" for number in range(count // 2)])
+        shard(tmp_path / f"{group}-1.tar", [f"{group}{number:02d}" for number in range(count // 2, count)])
+    groups = tuple(GroupConfig(name, (f"{name}-*.tar",), weight=1.0) for name in "abc")
+    return DataConfig(root=str(tmp_path), train=groups, test=groups, crop_seconds=0.25, max_tokens=12)
+
+
+@pytest.fixture
+def spoiled(config, tmp_path, audio, tar):
+    """`config` with a fourth group in which every other clip is bad, each in another way."""
+    good, text = audio(0.5), b'{"caption": "tone"}'
+    members = []
+    for number, (sound, words) in enumerate(
+        [
+            (b"", text),
+            (b"words " * 100, text),
+            (good[:600], text),
+            (audio(0.05), text),
+            (good, b"{}"),
+            (good, b'{"caption": "caf\xe9"}'),
+            (good, b'{"caption": "' + b"x" * 181 + b'"}'),
+            (good, b'{"caption": "\\ud800"}'),
+        ]
+    ):
+        members += [(f"bad{number}.flac", sound), (f"bad{number}.json", words)]
+        members += [(f"good{number}.flac", good), (f"good{number}.json", text)]
+    tar(tmp_path / "d.tar", members)
+    groups = (*config.train, GroupConfig("d", ("d.tar",)))
+    return dataclasses.replace(config, train=groups, bad_share=0.5)
+
+
+def training(config, tokenizer, **options):
+    options = {"batch": 6, "seed": 3, "tokenizer": tokenizer} | options
+    return loader.training(config, **options)
+
+
+def take(iterator, count):
+    return [next(iterator) for _ in range(count)]
+
+
+def keys(iterator, count):
+    found = []
+    for _ in range(count):
+        next(iterator)
+        found.append(list(iterator.keys))
+    return found
+
+
+def assert_equal(first, second):
+    for one, other in zip(first, second, strict=True):
+        assert one.keys() == other.keys()
+        for name in one:
+            np.testing.assert_array_equal(one[name], other[name], strict=True)
+
+
+def test_batch(config, tokenizer):
+    iterator = training(dataclasses.replace(config, crop_seconds=0.75), tokenizer)
+    batch = next(iterator)
+    shapes = {name: (array.shape, array.dtype.name) for name, array in batch.items()}
+    assert shapes == {
+        "waveform": ((6, 12000), "float32"),
+        "lengths": ((6,), "int32"),
+        "ids": ((6, 12), "int32"),
+        "text_mask": ((6, 12), "bool"),
+        "clip": ((6,), "int64"),
+        "group": ((6,), "int32"),
+    }
+    assert (batch["lengths"] == 8000).all()
+    assert not batch["waveform"][:, 8000:].any()
+    assert (np.abs(batch["waveform"][:, :8000]).max(axis=1) > 0.29).all()
+    for key, ids, mask, group in zip(
+        iterator.keys, batch["ids"], batch["text_mask"], batch["group"], strict=True
+    ):
+        assert ids[mask].tolist() == tokenizer.encode(f"tone {key}", language="eng_Latn")
+        assert not ids[~mask].any()
+        assert "abc"[group] == key[0]
+    assert len(set(batch["clip"].tolist())) == len(set(iterator.keys))
+    iterator.close()
+
+
+def test_order_is_that_of_the_record(config, tokenizer):
+    """Changing this order makes old runs impossible to resume."""
+    assert keys(training(config, tokenizer), 3) == [
+        ["a03", "b04", "c09", "a05", "b01", "c06"],
+        ["a02", "b02", "c04", "a07", "b03", "c05"],
+        ["a04", "b00", "c00", "a00", "b04", "c03"],
+    ]
+
+
+def test_weights_are_exact_shares_of_examples(config, tokenizer):
+    stream = loader.examples(reweight(config, 1.0, 2.5, 0.5), seed=0, tokenizer=tokenizer)
+    order = "".join(stream[index]["key"][0] for index in range(80))
+    assert Counter(order) == {"a": 20, "b": 50, "c": 10}
+    for start in range(0, 80, 8):
+        part = Counter(order[start : start + 8])
+        assert part == {"a": 2, "b": 5, "c": 1}
+
+
+def reweight(config, *weights):
+    groups = [
+        dataclasses.replace(group, weight=weight) for group, weight in zip(config.train, weights, strict=True)
+    ]
+    return dataclasses.replace(config, train=tuple(groups))
+
+
+def test_a_weight_does_not_reorder_other_groups(config, tokenizer):
+    def of_group(config, group):
+        stream = loader.examples(config, seed=0, tokenizer=tokenizer)
+        found = (stream[index] for index in itertools.count())
+        return list(itertools.islice((item for item in found if item["key"][0] == group), 20))
+
+    heavy = reweight(config, 1.0, 1.0, 3.0)
+    lonely = dataclasses.replace(config, train=config.train[:1])
+    for changed, group in ((heavy, "a"), (heavy, "c"), (lonely, "a")):
+        for one, other in zip(of_group(config, group), of_group(changed, group), strict=True):
+            assert one["key"] == other["key"]
+            np.testing.assert_array_equal(one["waveform"], other["waveform"])
+
+
+def test_an_epoch_loses_and_repeats_nothing(config, tokenizer):
+    stream = loader.examples(config, seed=1, tokenizer=tokenizer)
+    found = [stream[index] for index in range(3 * 3 * 12)]
+    for group, size in (("a", 8), ("b", 5), ("c", 12)):
+        order = [item["key"] for item in found if item["key"][0] == group]
+        epochs = [order[start : start + size] for start in range(0, len(order) - size + 1, size)]
+        assert all(sorted(epoch) == [f"{group}{number:02d}" for number in range(size)] for epoch in epochs)
+        assert len({tuple(epoch) for epoch in epochs}) == len(epochs)
+
+
+def test_draws_are_fresh_each_epoch_and_follow_the_seed(config, tokenizer):
+    config = dataclasses.replace(config, train=config.train[:1], gain_decibels=6.0)
+    stream = loader.examples(config, seed=1, tokenizer=tokenizer)
+    clips = [stream[index] for index in range(8 * 20)]
+    one = [clip["waveform"] for clip in clips if clip["key"] == "a00"]
+    assert len({waveform.tobytes() for waveform in one}) == 20
+    peaks = 20 * np.log10([np.abs(waveform).max() / 0.3 for waveform in one])
+    assert -6.1 < peaks.min() < -3
+    assert 3 < peaks.max() < 6.1
+    again = loader.examples(config, seed=1, tokenizer=tokenizer)
+    np.testing.assert_array_equal(again[37]["waveform"], stream[37]["waveform"])
+    other = loader.examples(config, seed=2, tokenizer=tokenizer)
+    assert [other[index]["key"] for index in range(8)] != [clip["key"] for clip in clips[:8]]
+
+
+@pytest.mark.parametrize("done", [0, 1, 5])
+def test_restored_equals_uninterrupted(spoiled, tokenizer, done):
+    whole = training(spoiled, tokenizer)
+    take(whole, done)
+    state = json.loads(json.dumps(whole.get_state()))
+    expected = take(whole, 6)
+    fresh = training(spoiled, tokenizer)
+    take(fresh, 2)
+    fresh.set_state(state)
+    assert fresh.get_state() == state
+    assert_equal(take(fresh, 6), expected)
+    assert fresh.get_state() == whole.get_state()
+
+
+def test_orbax_saves_and_restores(config, tokenizer, tmp_path):
+    iterator = training(config, tokenizer)
+    take(iterator, 3)
+    with ocp.CheckpointManager(tmp_path / "run") as manager:
+        manager.save(3, args=ocp.args.Composite(data=grain.checkpoint.CheckpointSave(iterator)))
+        expected = take(iterator, 2)
+        manager.wait_until_finished()
+        fresh = training(config, tokenizer)
+        manager.restore(3, args=ocp.args.Composite(data=grain.checkpoint.CheckpointRestore(fresh)))
+    assert_equal(take(fresh, 2), expected)
+
+
+def test_state_of_another_number_of_processes(config, tokenizer):
+    state = training(config, tokenizer, process_count=2).get_state()
+    with pytest.raises(GlapError, match="2 processes, and this run has 1"):
+        training(config, tokenizer).set_state(state)
+
+
+@pytest.mark.slow
+def test_workers_change_nothing(spoiled, tokenizer):
+    alone = training(spoiled, tokenizer)
+    first, middle, last = take(alone, 4), alone.get_state(), take(alone, 4)
+    helped = training(dataclasses.replace(spoiled, workers=2), tokenizer)
+    assert_equal(take(helped, 4), first)
+    assert helped.get_state() == middle
+    helped.close()
+    resumed = training(dataclasses.replace(spoiled, workers=1), tokenizer)
+    resumed.set_state(middle)
+    assert_equal(take(resumed, 4), last)
+    assert resumed.get_state() == alone.get_state()
+    resumed.close()
+    with pytest.raises(ValueError, match="closed"):
+        next(resumed)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_processes_share_the_order(config, tokenizer, count):
+    one = keys(training(config, tokenizer), 4)
+    parts = [
+        keys(training(config, tokenizer, process_index=index, process_count=count), 4)
+        for index in range(count)
+    ]
+    for step in range(4):
+        interleaved = [key for row in zip(*(part[step] for part in parts), strict=True) for key in row]
+        assert interleaved == one[step]
+    with pytest.raises(GlapError, match="batch 6 cannot be shared by 4 processes"):
+        training(config, tokenizer, process_count=4)
+
+
+def test_bad_clips_are_skipped_counted_and_named(spoiled, tokenizer, caplog):
+    spoiled = dataclasses.replace(spoiled, train=spoiled.train[3:])
+    iterator = training(dataclasses.replace(spoiled, bad_share=1.0), tokenizer, batch=8)
+    seen = [key for batch in keys(iterator, 2) for key in batch]
+    assert sorted(seen) == sorted([f"good{number}" for number in range(8)] * 2)
+    iterator.ledger.reasons = dict(sorted(iterator.ledger.reasons.items()))
+    reasons = iterator.ledger.reasons
+    assert set(reasons) == {
+        "empty", "not_audio", "unreadable", "too_short", "no_text", "not_text", "long_text"
+    }  # fmt: skip
+    assert iterator.ledger.read == 16 + sum(reasons.values())
+    named = [record for record in caplog.records if record.name == "glap_jax.pipeline"]
+    assert len(named) == 8
+    assert all(record.levelno == logging.WARNING for record in named)
+    assert {record.getMessage().split(":")[1] for record in named} == {f"bad{number}" for number in range(8)}
+    assert f"{iterator.ledger.read} clips read" in iterator.ledger.summary()
+
+
+def test_too_many_bad_clips_stop_the_run(spoiled, tokenizer):
+    config = dataclasses.replace(spoiled, train=spoiled.train[3:], bad_share=0.4)
+    iterator = training(config, tokenizer, batch=1)
+    with pytest.raises(
+        GlapError, match=r"\d\d of 1\d\d clips .*not_text.*'data.bad_share' allows 40.0%.*:bad"
+    ) as error:
+        take(iterator, 200)
+    assert "\n" not in str(error.value)
+    assert iterator.ledger.read >= 100
+
+
+def test_cut_captions_and_clipped_clips_are_counted(config, tokenizer, tmp_path, shard):
+    iterator = training(dataclasses.replace(config, max_tokens=6), tokenizer)
+    batch = next(iterator)
+    assert batch["text_mask"].all()
+    assert (batch["ids"][:, 0] > 1000).all()
+    assert (batch["ids"][:, -1] == 3).all()
+    assert iterator.ledger.cut == 6
+    shard(tmp_path / "loud.tar", ["loud"], peak=1.0)
+    groups = (*config.train, GroupConfig("loud", ("loud.tar",)))
+    strict = dataclasses.replace(config, train=groups, drop_clipped=True, bad_share=1.0)
+    iterator = training(strict, tokenizer)
+    take(iterator, 3)
+    assert set(iterator.ledger.reasons) == {"clipped"}
+
+
+def test_settings_that_make_no_sense(config, tokenizer):
+    with pytest.raises(GlapError, match="names no groups"):
+        training(dataclasses.replace(config, train=()), tokenizer)
+    with pytest.raises(GlapError, match=r"data\.language"):
+        training(dataclasses.replace(config, language="english"), tokenizer)
+    with pytest.raises(GlapError, match="no shard matches"):
+        training(dataclasses.replace(config, root="nowhere"), tokenizer)
+    with pytest.raises(GlapError, match="weight"):
+        GroupConfig("a", ("a.tar",), weight=0.0)
+    with pytest.raises(GlapError, match=r"data\.max_tokens"):
+        dataclasses.replace(config, max_tokens=2)
+    with pytest.raises(GlapError, match="same name"):
+        dataclasses.replace(config, train=config.train * 2)
+
+
+def test_evaluation_is_whole_and_in_order(config, tokenizer):
+    config = dataclasses.replace(config, eval_seconds=2.0)
+    batches = list(loader.evaluation(config, config.test[0], batch=3, tokenizer=tokenizer))
+    assert [batch.valid.tolist() for batch in batches] == [[True] * 3, [True] * 3, [True, True, False]]
+    clips = [clip for batch in batches for clip in batch.clips]
+    assert [clip.key for clip in clips] == [f"a{number:02d}" for number in range(8)]
+    for batch in batches:
+        # Clips of 0.5 s fit into a quarter of the longest length.
+        assert batch.waveform.shape == (3, 8000)
+        assert (batch.lengths == 8000).all()
+        assert not batch.waveform[~batch.valid].any()
+    assert {clip.group for clip in clips} == {"a"}
+    assert clips[0].captions[0].text == "tone a00"
+    assert clips[0].ids == (tokenizer.encode("tone a00", language="eng_Latn"),)
+    again = list(loader.evaluation(config, config.test[0], batch=3, tokenizer=tokenizer))
+    for one, other in zip(batches, again, strict=True):
+        np.testing.assert_array_equal(one.waveform, other.waveform)
+        assert one.clips == other.clips
+
+
+def test_evaluation_reads_all_captions_and_cuts_long_clips(tmp_path, tar, audio, tokenizer):
+    words = {"captions": ["ein Ton", "noch einer"], "language": "deu_Latn", "caption_eng_Latn": "a tone"}
+    members = []
+    for number, seconds in enumerate((0.5, 1.5, 9.0)):
+        members.append((f"{number}.flac", audio(seconds)))
+        members.append((f"{number}.json", json.dumps(words).encode()))
+    tar(tmp_path / "test.tar", members)
+    group = GroupConfig("t", ("test.tar",))
+    config = DataConfig(root=str(tmp_path), eval_seconds=4.0, language="true", max_characters=2)
+    batches = list(loader.evaluation(config, group, batch=1, tokenizer=tokenizer))
+    assert [batch.waveform.shape[1] for batch in batches] == [8000, 32000, 64000]
+    assert [batch.lengths.tolist() for batch in batches] == [[8000], [24000], [64000]]
+    clip = batches[0].clips[0]
+    assert [(caption.text, caption.language) for caption in clip.captions] == [
+        ("ein Ton", "deu_Latn"),
+        ("noch einer", "deu_Latn"),
+    ]
+    assert [(caption.text, caption.language) for caption in clip.translations] == [("a tone", "eng_Latn")]
+
+
+def test_evaluation_without_a_good_clip(tmp_path, tar, tokenizer):
+    tar(tmp_path / "test.tar", [("a.flac", b"words"), ("a.json", b'{"caption": "a"}')])
+    config = DataConfig(root=str(tmp_path))
+    with pytest.raises(GlapError, match=r"1 of 1 clips of test group 't'.*not_audio"):
+        list(loader.evaluation(config, GroupConfig("t", ("test.tar",)), batch=2, tokenizer=tokenizer))
+
+
+def test_embedded_samples():
+    """The recordings that come with the project load, with its own tokenizer."""
+    names = sorted({path.name.split("-")[1] for path in SAMPLES.glob("train-*.tar")})
+    assert len(names) == 4
+    config = DataConfig(
+        root=str(SAMPLES),
+        train=tuple(GroupConfig(name, (f"train-{name}-*.tar",)) for name in names),
+        test=tuple(GroupConfig(name, (f"test-{name}-*.tar",)) for name in names),
+        crop_seconds=2.0,
+        min_seconds=0.1,
+        language="true",
+    )
+    tokenizer = SonarTokenizer(SAMPLES / "spm.model", compact=True)
+    iterator = loader.training(config, batch=64, seed=0, tokenizer=tokenizer)
+    for _ in range(4):
+        batch = next(iterator)
+        assert np.bincount(batch["group"]).tolist() == [16, 16, 16, 16]
+        assert np.isfinite(batch["waveform"]).all()
+        assert (batch["ids"][:, 0] >= tokenizer.pieces).all()
+    assert iterator.ledger.summary() == "the training data: 256 clips read, none bad, 0 captions cut"
+    iterator.close()
+    for group in config.test:
+        batches = list(loader.evaluation(config, group, batch=32, tokenizer=tokenizer))
+        assert sum(int(batch.valid.sum()) for batch in batches) > 20
