@@ -35,6 +35,7 @@ PACKAGES = ("tuxpaint-stamps-default", "klettres-data", "sonic-pi-samples", "fil
 SAMPLE_RATE = 16000
 KEEP_BYTES = 5500  # a file up to this size is stored as it is; a longer one becomes 16 kHz mono Opus
 OPUS_LEVEL = 0.93  # libsndfile's scale from 0 (256 kbit/s) to 1 (6 kbit/s): about 24 kbit/s
+VERSIONS = "use the package versions that data/samples/LICENSES.md lists"
 OGG_CRC = 0x04C11DB7  # polynomial of the Ogg page checksum (RFC 3533, section 6)
 
 # The packages' language codes, in lower case, to NLLB codes.
@@ -288,12 +289,15 @@ def train_tokenizer(texts: Iterable[str], path: Path, pieces: int) -> None:
 
 def build(choices: list[Choice], folder: Path, out: Path, pieces: int) -> None:
     """Writes the shards `{split}-{group}-00000.tar` and `spm.model` of the chosen clips into `out`."""
+    missing = [package for package in PACKAGES if not (folder / package).is_dir()]
+    if missing:
+        raise GlapError(f"{folder} lacks {', '.join(missing)}: unpack each package into a folder of its name")
     clips = {(clip.package, clip.file): clip for clip in all_clips(folder, choices)}
     shards: dict[str, list[tuple[str, bytes, dict]]] = {}
     for choice in track(sorted(choices, key=lambda choice: choice.id), "encoding clips"):
         clip = clips.get((choice.package, choice.file))
         if clip is None:
-            raise GlapError(f"{choice.file} is missing in {choice.package}: use the listed version")
+            raise GlapError(f"{choice.file} is missing in {choice.package}: {VERSIONS}")
         shards.setdefault(f"{choice.split}-{choice.group}", []).append(sample(choice, clip, folder))
     out.mkdir(parents=True, exist_ok=True)
     texts = []

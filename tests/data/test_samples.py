@@ -282,6 +282,11 @@ def test_another_package_version_is_an_error(packages, tmp_path, change, message
         debian.build([_choice(packages, clip, **change)], packages, tmp_path / "out", pieces=300)
 
 
+def test_a_folder_without_packages_is_an_error(tmp_path):
+    with pytest.raises(GlapError, match="lacks tuxpaint-stamps-default, klettres-data"):
+        debian.build([], tmp_path, tmp_path / "out", pieces=300)
+
+
 def test_not_debian_and_failed_downloads_are_one_line_errors(tmp_path):
     with pytest.raises(GlapError, match="needs Debian"):
         debian.run(["no-such-program-here"], tmp_path)
