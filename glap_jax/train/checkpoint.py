@@ -1,0 +1,210 @@
+"""Checkpoints of a run: {state, data iterator, config}, written by Orbax beside the training.
+
+OUT/checkpoints/STEP/{state,data,config}    one checkpoint; complete, or not there at all
+OUT/frozen                                  parameters that never change, once per run
+OUT/corrupt/STEP                            what could not be read and was passed over
+"""
+
+import contextlib
+import json
+import sys
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import grain
+import jax
+import orbax.checkpoint as ocp
+from flax import nnx
+
+from glap_jax import config as configs
+from glap_jax.config import TrainConfig
+from glap_jax.errors import GlapError
+from glap_jax.train.state import TrainState
+
+# A resumed run may change these; everything else about the data decides what the next batch holds.
+FREE_DATA_KEYS = ("root", "workers", "test", "eval_seconds", "bad_share")
+
+
+class Checkpoints:
+    """The checkpoints below `out`, newest last. Use as a context manager: leaving it waits for the last save.
+
+    Args:
+        out: run folder.
+        config: of this run; written into each checkpoint and compared on resume.
+    """
+
+    def __init__(self, out: Path, config: TrainConfig):
+        self.out = out.absolute()
+        self._config = config
+        self._settings = json.loads(configs.to_json(config))
+        options = ocp.CheckpointManagerOptions(max_to_keep=config.keep, cleanup_tmp_directories=True)
+        self._manager = ocp.CheckpointManager(self.out / "checkpoints", options=options)
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        if error is None:
+            self.wait()
+            self._manager.close()
+            return
+        # Something else has gone wrong already; that is what the user must read.
+        with contextlib.suppress(Exception):
+            self._manager.close()
+
+    @property
+    def steps(self) -> list[int]:
+        """Steps of all complete checkpoints, oldest first."""
+        # From the disk: the manager also lists a save that is still being written.
+        return sorted(ocp.path.step.checkpoint_steps(self.out / "checkpoints"))
+
+    def save(self, step: int, state: TrainState, data: grain.DatasetIterator) -> None:
+        """Begins to write a checkpoint; `state` may be donated as soon as this returns.
+
+        Raises:
+            GlapError: this or the previous one cannot be written; earlier ones stay as they are.
+        """
+        items = ocp.args.Composite(
+            state=ocp.args.StandardSave(state),
+            data=grain.checkpoint.CheckpointSave(data),
+            config=ocp.args.JsonSave(self._settings),
+        )
+        with self._writing(f"checkpoint {step}"):
+            self._manager.save(step, args=items, force=True)
+
+    def check(self) -> None:
+        """Raises GlapError if a save that runs in the background has failed."""
+        with self._writing("a checkpoint"):
+            self._manager.check_for_errors()
+
+    def wait(self) -> None:
+        """Waits until the last save is on disk; raises GlapError if it failed."""
+        with self._writing("a checkpoint"):
+            self._manager.wait_until_finished()
+
+    def save_frozen(self, frozen: nnx.State) -> None:
+        """Writes what this run never changes. Raises GlapError if it cannot be written."""
+        if not jax.tree.leaves(frozen):
+            return
+        with self._writing("the frozen parameters"), ocp.StandardCheckpointer() as writer:
+            writer.save(self.out / "frozen", frozen, force=True)
+
+    def restore_frozen(self, frozen: nnx.State) -> nnx.State:
+        """What `save_frozen` wrote, in the form and on the devices of `frozen`.
+
+        Raises:
+            GlapError: it is not there or cannot be read.
+        """
+        if not jax.tree.leaves(frozen):
+            return frozen
+        path = self.out / "frozen"
+        try:
+            with ocp.StandardCheckpointer() as reader:
+                return reader.restore(path, _abstract(frozen))
+        except Exception as error:
+            raise GlapError(
+                f"resume: '{path}' cannot be read ({_reason(error)}); without the frozen parameters this run "
+                "cannot go on: copy the folder back or start anew in another 'out'"
+            ) from error
+
+    def restore(self, state: TrainState, data: grain.DatasetIterator) -> TrainState:
+        """The newest readable checkpoint, in the form and on the devices of `state`; places `data` there too.
+
+        Newer ones that cannot be read are moved to `OUT/corrupt` and named on standard error.
+
+        Raises:
+            GlapError: no checkpoint can be read, or the run was configured otherwise.
+        """
+        unreadable: dict[int, str] = {}
+        for step in reversed(self.steps):
+            try:
+                restored = self._read(step, state, data)
+            except GlapError:
+                raise
+            except Exception as error:
+                unreadable[step] = _reason(error)
+                continue
+            self._set_aside(unreadable, step)
+            return restored
+        listed = "; ".join(f"{step}: {reason}" for step, reason in unreadable.items())
+        raise GlapError(
+            f"resume: no checkpoint in '{self.out / 'checkpoints'}' can be read ({listed}); "
+            "restore the folder from a copy or start anew in another 'out'"
+        )
+
+    def _read(self, step: int, state: TrainState, data: grain.DatasetIterator) -> TrainState:
+        found = self._manager.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore()))
+        self._refuse_another_run(step, found["config"])
+        items = ocp.args.Composite(
+            state=ocp.args.StandardRestore(_abstract(state)),
+            data=grain.checkpoint.CheckpointRestore(data),
+        )
+        return self._manager.restore(step, args=items)["state"]
+
+    def _refuse_another_run(self, step: int, saved: dict[str, Any]) -> None:
+        """Raises GlapError naming the first key that makes this another run than the saved one."""
+        before, now = _binding(saved), _binding(self._settings)
+        for key in sorted(before.keys() | now.keys()):
+            if before.get(key) != now.get(key):
+                raise GlapError(
+                    f"resume: '{key}' is {now.get(key, 'missing')} and checkpoint {step} in '{self.out}' has "
+                    f"{before.get(key, 'none')}; resume with the run's own configuration, or "
+                    f"begin another run: another 'out' and 'initial' = '{self.out / 'model'}'"
+                )
+
+    def _set_aside(self, unreadable: dict[int, str], used: int) -> None:
+        for step, reason in unreadable.items():
+            target = self.out / "corrupt" / str(step)
+            if jax.process_index() == 0:
+                target.parent.mkdir(exist_ok=True)
+                (self.out / "checkpoints" / str(step)).rename(_unused(target))
+            print(
+                f"resume: checkpoint {step} cannot be read ({reason}); it is now in '{target.parent}' and "
+                f"the run goes on from checkpoint {used}",
+                file=sys.stderr,
+            )
+        if unreadable:
+            self._manager.reload()
+
+    @contextlib.contextmanager
+    def _writing(self, what: str) -> Generator[None]:
+        try:
+            yield
+        except GlapError:
+            raise
+        except Exception as error:
+            steps = self.steps
+            kept = f"checkpoint {steps[-1]} is intact" if steps else "there is no earlier one"
+            raise GlapError(
+                f"{what} could not be written to '{self.out}' ({_reason(error)}); {kept}: "
+                "free some space or mend the disk, then resume"
+            ) from error
+
+
+def _abstract(tree: Any) -> Any:
+    """Shapes, types and places of a tree's arrays."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)
+
+
+def _binding(settings: dict[str, Any]) -> dict[str, Any]:
+    """Dotted keys that a resumed run must not change, from a configuration's JSON form."""
+    data = {key: value for key, value in settings["data"].items() if key not in FREE_DATA_KEYS}
+    kept = {key: settings[key] for key in ("model", "frozen", "batch", "seed")}
+    return configs.dotted({**kept, "data": data, "ema": settings["ema"] is not None})
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of an error, short enough to stand inside another one."""
+    words = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__}: {words[:160]}".rstrip(": ")
+
+
+def _unused(path: Path) -> Path:
+    """`path`, or the first of `path.1`, `path.2`, ... that does not exist."""
+    number = 0
+    free = path
+    while free.exists():
+        number += 1
+        free = path.with_name(f"{path.name}.{number}")
+    return free

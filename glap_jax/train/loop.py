@@ -1,0 +1,256 @@
+"""A training run from its configuration to a model folder."""
+
+import contextlib
+import dataclasses
+import itertools
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Generator, Sequence
+from pathlib import Path
+from types import FrameType
+
+import grain
+import jax
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+
+from glap_jax import config as configs
+from glap_jax import folder, progress
+from glap_jax.config import TrainConfig
+from glap_jax.errors import GlapError
+from glap_jax.model import DualEncoder
+from glap_jax.pipeline import loader
+from glap_jax.text.tokenizers import SonarTokenizer
+from glap_jax.train import optimizer as optimizers
+from glap_jax.train import state as states
+from glap_jax.train.calibrate import calibrate
+from glap_jax.train.checkpoint import Checkpoints
+from glap_jax.train.state import Parts, TrainState
+from glap_jax.train.step import Batch, make_step, over_data, replicated
+from glap_jax.train.writers import Intake, Log, Writers
+
+Evaluate = Callable[[DualEncoder, int], dict[str, float]]
+BATCH_KEYS = ("waveform", "lengths", "ids", "text_mask", "clip")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunResult:
+    """What a run came to.
+
+    Attributes:
+        out: run folder: `checkpoints/`, `model/`, `metrics.csv`, `training.png`, `tensorboard/`,
+            `config.json`.
+        model: the exported model folder; None when the run was interrupted.
+        step: updates done.
+        finished: False when it was interrupted; it can be resumed.
+        seconds: wall-clock time of this part of the run.
+        metrics: of the last step.
+        evaluation: the last figures of `evaluate`, if it ran.
+    """
+
+    out: Path
+    model: Path | None
+    step: int
+    finished: bool
+    seconds: float
+    metrics: dict[str, float]
+    evaluation: dict[str, float] | None
+
+
+def train(
+    config: TrainConfig,
+    *,
+    resume: bool = False,
+    evaluate: Evaluate | None = None,
+    devices: Sequence[jax.Device] | None = None,
+) -> RunResult:
+    """Trains what `config` describes, into `config.out`.
+
+    The same configuration gives the same losses, bit for bit on CPU, however often it is killed and resumed.
+    Ctrl-C or SIGTERM finishes the step, saves and returns; a second one stops at once.
+
+    Args:
+        config: the run.
+        resume: go on from the newest checkpoint in `config.out`; starts anew when there is none.
+        evaluate: called as `evaluate(module, step)` every `eval_every` steps and at the end with the model
+            (averaged weights, if averages are kept); its numbers go to `evaluation.csv` and TensorBoard. The
+            module must not be kept: its memory is used again by the next step.
+        devices: what to train on; by default all. The batch is shared out, parameters are on each.
+
+    Raises:
+        GlapError: an earlier run in `config.out` without `resume`, data or configuration that do not fit, a
+            loss that is not finite, a disk that refuses.
+    """
+    began = time.monotonic()
+    out = Path(config.out)
+    mesh = make_mesh(config, devices)
+    with contextlib.ExitStack() as stack:
+        data, tokenizer = open_data(config)
+        stack.callback(data.close)
+        checkpoints = stack.enter_context(Checkpoints(out, config))
+        fresh = not checkpoints.steps
+        refuse_to_overwrite(out, fresh=fresh, resume=resume)
+
+        module = states.build(config, initial=config.initial if fresh else None)
+        if fresh and config.initial is None and config.calibrate_batches:
+            measure_inputs(config, module)
+        parts = states.part(module, config.frozen)
+        schedule = optimizers.cosine(config.optimizer, config.steps)
+        optimizer = optimizers.adam(config.optimizer, schedule, parts.trainable, parts.paths)
+        state = states.start(parts, optimizer, ema=config.ema)
+        state, frozen = jax.device_put((state, parts.frozen), replicated(mesh))
+        if fresh:
+            checkpoints.save_frozen(frozen)
+            (out / "config.json").write_text(configs.to_json(config))
+        else:
+            state = checkpoints.restore(state, data)
+            frozen = checkpoints.restore_frozen(frozen)
+        first = int(state.step)
+        announce(config, parts, mesh, first)
+
+        writers = Writers(out, step=first)
+        stack.callback(writers.close)
+        step = make_step(config, parts, optimizer, schedule, mesh)
+        log = stack.enter_context(Log(config, writers, first))
+        stopping = stack.enter_context(stop_signals())
+        evaluation = None
+
+        def publish(state: TrainState) -> DualEncoder:
+            return nnx.merge(parts.graph, state.published, frozen)
+
+        done = first
+        for done in range(first + 1, config.steps + 1):
+            batch, intake = next_batch(data, mesh)
+            state, metrics = step(state, frozen, batch)
+            log.add(done, metrics, intake)
+            checkpoints.check()
+            ends = done == config.steps or bool(stopping)
+            if ends or done % config.checkpoint_every == 0:
+                log.flush()
+                checkpoints.save(done, state, data)
+                writers.plot()
+            if ends:
+                break
+            if evaluate and config.eval_every and done % config.eval_every == 0:
+                log.flush()
+                evaluation = evaluate(publish(state), done)
+                writers.write_evaluation(done, evaluation)
+
+        checkpoints.wait()
+        finished = done == config.steps
+        model = None
+        if finished:
+            trained = publish(state)
+            model = out / "model"
+            folder.save(model, trained, config.model, tokenizer.path)
+            if evaluate:
+                evaluation = evaluate(trained, done)
+                writers.write_evaluation(done, evaluation)
+        else:
+            say(f"stopped after step {done}; checkpoint {done} is saved in '{out}': go on with --resume")
+        return RunResult(out, model, done, finished, time.monotonic() - began, log.last, evaluation)
+
+
+def make_mesh(config: TrainConfig, devices: Sequence[jax.Device] | None) -> Mesh:
+    """One axis, `data`, over `devices` (all of them by default).
+
+    Raises:
+        GlapError: they cannot share the batch evenly.
+    """
+    devices = list(devices or jax.devices())
+    rows = config.batch // config.accumulation
+    if rows % len(devices):
+        raise GlapError(
+            f"config: {rows} pairs ('batch' {config.batch} / 'accumulation' {config.accumulation}) cannot be "
+            f"shared by {len(devices)} devices; change 'batch' to a multiple"
+        )
+    return Mesh(np.asarray(devices), ("data",))
+
+
+def open_data(config: TrainConfig) -> tuple[grain.DatasetIterator, SonarTokenizer]:
+    """The run's batches from the first one on, and the tokenizer that fits its model."""
+    path = Path(config.data.root) / config.data.tokenizer
+    tokenizer = SonarTokenizer.fitting(path, config.model.text.vocabulary)
+    data = loader.training(
+        config.data,
+        batch=config.batch,
+        seed=config.seed,
+        tokenizer=tokenizer,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    return data, tokenizer
+
+
+def next_batch(data: grain.DatasetIterator, mesh: Mesh) -> tuple[Batch, Intake]:
+    """The next batch, shared out over the mesh, and what it took to get it."""
+    began = time.monotonic()
+    host = next(data)
+    intake = Intake(len(host["lengths"]), int(host["lengths"].sum()), time.monotonic() - began)
+    # Identities only have to stay equal or different: 32 bits of them do, and JAX has no more by default.
+    arrays = {key: host[key] for key in BATCH_KEYS} | {"clip": host["clip"].astype(np.int32)}
+    spread = over_data(mesh)
+    return {key: jax.make_array_from_process_local_data(spread, x) for key, x in arrays.items()}, intake
+
+
+def measure_inputs(config: TrainConfig, module: DualEncoder) -> None:
+    """Calibrates a fresh model on the run's first batches; they are read apart, training still sees them."""
+    data, _ = open_data(config)
+    with contextlib.closing(data):
+        batches = itertools.islice(data, config.calibrate_batches)
+        calibrate(module, progress.track(batches, "measuring inputs", total=config.calibrate_batches))
+
+
+def refuse_to_overwrite(out: Path, *, fresh: bool, resume: bool) -> None:
+    """Raises GlapError if there is a run in `out` that nobody asked to go on with."""
+    if not fresh and not resume:
+        raise GlapError(
+            f"'{out}' holds a run with checkpoints; go on with it by --resume or choose another one by --out"
+        )
+    if fresh and resume:
+        say(f"resume: no checkpoint in '{out}' yet; starting from step 0")
+
+
+@contextlib.contextmanager
+def stop_signals() -> Generator[list[int]]:
+    """Collects the first Ctrl-C or SIGTERM instead of dying of it; the next one acts as usual."""
+    received: list[int] = []
+    watched = (signal.SIGINT, signal.SIGTERM)
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    before = {number: signal.getsignal(number) for number in watched}
+
+    def note(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        for known, handler in before.items():
+            signal.signal(known, handler)
+        say(f"{signal.Signals(number).name}: saving after this step; once more stops at once")
+
+    for number in watched:
+        signal.signal(number, note)
+    try:
+        yield received
+    finally:
+        for known, handler in before.items():
+            signal.signal(known, handler)
+
+
+def announce(config: TrainConfig, parts: Parts, mesh: Mesh, first: int) -> None:
+    """One line about what is about to run."""
+    learning, still = (
+        sum(x.size for x in jax.tree.leaves(tree)) / 1e6 for tree in (parts.trainable, parts.frozen)
+    )
+    say(
+        f"{config.name}: {learning + still:.2f} M parameters, {learning:.2f} M of them trained, "
+        f"{states.compute_dtype(config.dtype).name} on {mesh.size} {jax.default_backend()} device(s), "
+        f"step {first} to {config.steps}, in '{config.out}'"
+    )
+
+
+def say(words: str) -> None:
+    """A line for the person who watches."""
+    print(words, file=sys.stderr)

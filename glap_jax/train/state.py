@@ -1,0 +1,122 @@
+"""What a run carries from step to step, and how a model's parameters are parted into trained and frozen."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jaxtyping import Array, Int
+
+from glap_jax import config as configs
+from glap_jax import rules
+from glap_jax.config import TrainConfig
+from glap_jax.errors import GlapError
+from glap_jax.model import DualEncoder
+
+COMPUTE = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+class TrainState(NamedTuple):
+    """All that changes during a run.
+
+    Attributes:
+        step: updates done so far.
+        trainable: the parameters that learn, float32.
+        optimizer: Optax state of those.
+        average: their exponential moving average; None without `ema`.
+    """
+
+    step: Int[Array, ""]
+    trainable: nnx.State
+    optimizer: optax.OptState
+    average: nnx.State | None
+
+    @property
+    def published(self) -> nnx.State:
+        """What evaluation and export use: the average where one is kept."""
+        return self.trainable if self.average is None else self.average
+
+
+class Parts(NamedTuple):
+    """A model taken apart: `nnx.merge(graph, trainable, frozen)` puts it together again.
+
+    Attributes:
+        graph: its structure.
+        trainable: parameters that no rule freezes.
+        frozen: all others, and every stored statistic (such as a frontend's mean and variance).
+        paths: names of all parameters, trainable or not.
+        learning: names of those that are trained.
+    """
+
+    graph: nnx.GraphDef
+    trainable: nnx.State
+    frozen: nnx.State
+    paths: tuple[str, ...]
+    learning: frozenset[str]
+
+    def learns(self, prefix: str) -> bool:
+        """Whether any parameter below `prefix` is trained."""
+        return any(path.startswith(f"{prefix}/") for path in self.learning)
+
+
+def compute_dtype(name: str) -> jnp.dtype:
+    """The type that `auto` stands for on this machine: bfloat16 on TPU and GPU, float32 on CPU."""
+    if name == "auto":
+        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return jnp.dtype(COMPUTE[name])
+
+
+def build(config: TrainConfig, *, initial: str | None) -> DualEncoder:
+    """The model of a run with fresh parameters, or with those of the model folder `initial`.
+
+    Raises:
+        GlapError: `initial` is no model folder, or holds another model than `config.model`.
+    """
+    dtype, remat = compute_dtype(config.dtype), config.remat
+    if initial is None:
+        fresh = nnx.jit(
+            lambda: DualEncoder(config.model, dtype=dtype, remat=remat, rngs=nnx.Rngs(config.seed))
+        )
+        return fresh()
+    from glap_jax import folder
+
+    module, found = folder.load_module(initial, dtype=dtype, remat=remat)
+    if not isinstance(module, DualEncoder):
+        raise GlapError(
+            f"initial: '{initial}' holds a {type(module).__name__}, no audio-text model; give one"
+        )
+    before = configs.dotted(found)
+    for key, value in configs.dotted(config.model).items():
+        # The scalars' own values come with the parameters.
+        if key not in ("temperature", "bias") and before.get(key) != value:
+            raise GlapError(
+                f"initial: 'model.{key}' is {value} in this run and {before.get(key, 'missing')} in "
+                f"'{initial}'; configure the model of that folder"
+            )
+    return module
+
+
+def part(module: DualEncoder, frozen: Sequence[tuple[str, bool]]) -> Parts:
+    """Parts a model by the run's `frozen` rules.
+
+    Raises:
+        GlapError: a rule that matches nothing, a parameter that no rule covers, or nothing left to train.
+    """
+    variables = nnx.to_flat_state(nnx.state(module))
+    paths = tuple(rules.path_name(path) for path, value in variables if isinstance(value, nnx.Param))
+    still = rules.apply(frozen, paths, what="frozen")
+    learning = frozenset(path for path in paths if not still[path])
+    if not learning:
+        raise GlapError("frozen: these rules freeze every parameter; leave at least one to train")
+    graph, trainable, rest = nnx.split(module, lambda path, _: rules.path_name(path) in learning, ...)
+    return Parts(graph, trainable, rest, paths, learning)
+
+
+def start(parts: Parts, optimizer: optax.GradientTransformation, *, ema: float | None) -> TrainState:
+    """The state before the first step; owns its arrays, so that a step may reuse their memory."""
+    copy = lambda: jax.tree.map(jnp.copy, parts.trainable)  # noqa: E731
+    trainable = copy()
+    average = None if ema is None else copy()
+    return TrainState(jnp.zeros((), jnp.int32), trainable, optimizer.init(trainable), average)

@@ -1,0 +1,201 @@
+"""One optimizer step as a pure, compiled function, with exact global negatives under accumulation.
+
+A batch that is encoded in parts still meets all its negatives (GradCache, Gao et al., arXiv:2101.06983):
+every part is encoded without keeping activations, the loss and its gradient are taken with respect to all
+embeddings at once, then each part is encoded again and that gradient is sent back through it.
+"""
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Int
+
+from glap_jax import losses
+from glap_jax.config import LossConfig, TrainConfig
+from glap_jax.model import DualEncoder
+from glap_jax.train.state import Parts, TrainState
+
+Batch = dict[str, Array]
+Metrics = dict[str, Array]
+Inputs = dict[str, Any]
+Loss = Callable[[DualEncoder, Array, Array, Array], Array]
+
+
+def make_loss(config: LossConfig, mesh: Mesh | None = None) -> Loss:
+    """`loss(module, audio, text, clip)`, a float32 scalar: audio and text `B E` unit rows, clip `B` ids.
+
+    `mesh` is where the rows are sharded over; none is one device. InfoNCE shares its targets among pairs
+    whose `clip` is equal (ML-CLAP); the sigmoid loss takes each pair for itself (GLAP's released code).
+    """
+
+    def loss(
+        module: DualEncoder, audio: Float[Array, "B E"], text: Float[Array, "B E"], clip: Int[Array, " B"]
+    ) -> Float[Array, ""]:
+        temperature = module.temperature[...]
+        if config.kind == "infonce":
+            targets = losses.joint_targets(clip)
+            scale = -jnp.log(temperature)
+            return losses.infonce(audio, text, log_scale=scale, targets=targets, regularise=config.regularise)
+        return losses.sigmoid(
+            audio,
+            text,
+            temperature=temperature,
+            bias=module.bias[...],
+            form=config.form,
+            regularise=config.regularise,
+            mesh=mesh,
+            chunk=config.chunk,
+        )
+
+    return loss
+
+
+def prepare(module: DualEncoder, batch: Batch, *, audio: bool, text: bool) -> Inputs:
+    """Where a side's differentiated part starts: its input or, if its tower is frozen, the pooled vector."""
+    sound, words = (batch["waveform"], batch["lengths"]), (batch["ids"], batch["text_mask"])
+    return {
+        "audio": sound if audio else module.audio(*sound).pooled,
+        "text": words if text else module.text(*words).pooled,
+    }
+
+
+def embed(module: DualEncoder, inputs: Inputs) -> tuple[Float[Array, "B E"], Float[Array, "B E"]]:
+    """Unit rows of both sides from what `prepare` returned."""
+    audio, text = inputs["audio"], inputs["text"]
+    audio = module.audio(*audio).pooled if isinstance(audio, tuple) else audio
+    text = module.text(*text).pooled if isinstance(text, tuple) else text
+    return module.audio_head(audio), module.text_head(text)
+
+
+def value_and_gradient(
+    parts: Parts, trainable: nnx.State, frozen: nnx.State, batch: Batch, *, loss: Loss, accumulation: int
+) -> tuple[Float[Array, ""], nnx.State, tuple[Array, Array]]:
+    """Loss of a whole batch, its gradient for every trainable parameter, and the batch's unit rows.
+
+    `accumulation` parts of the batch are encoded one after the other; the result does not depend on it. A
+    tower without trainable parameters runs once per part and takes no backward pass.
+    """
+    merge = lambda weights: nnx.merge(parts.graph, weights, frozen)  # noqa: E731
+    towers = {side: parts.learns(side) for side in ("audio", "text")}
+    clip = batch["clip"]
+    if accumulation == 1:
+        inputs = prepare(merge(trainable), batch, **towers)
+
+        def whole(weights: nnx.State) -> tuple[Array, tuple[Array, Array]]:
+            module = merge(weights)
+            rows = embed(module, inputs)
+            return loss(module, *rows, clip), rows
+
+        (value, rows), gradient = jax.value_and_grad(whole, has_aux=True)(trainable)
+        return value, gradient, rows
+
+    def encode(part: Batch) -> tuple[Inputs, tuple[Array, Array]]:
+        module = merge(trainable)
+        inputs = prepare(module, part, **towers)
+        return inputs, embed(module, inputs)
+
+    inputs, parted = jax.lax.map(encode, jax.tree.map(lambda x: cut(x, accumulation), batch))
+    rows = jax.tree.map(join, parted)
+
+    def from_rows(weights: nnx.State, rows: tuple[Array, Array]) -> Array:
+        return loss(merge(weights), *rows, clip)
+
+    # With the rows held fixed only the loss's own scalars have a gradient; all others start as zeros.
+    value, (scalars, cotangents) = jax.value_and_grad(from_rows, argnums=(0, 1))(trainable, rows)
+
+    def back(total: nnx.State, part: tuple[Inputs, tuple[Array, Array]]) -> tuple[nnx.State, None]:
+        inputs, cotangent = part
+        _, pull = jax.vjp(lambda weights: embed(merge(weights), inputs), trainable)
+        return jax.tree.map(jnp.add, total, pull(cotangent)[0]), None
+
+    cotangents = jax.tree.map(lambda x: cut(x, accumulation), cotangents)
+    return value, jax.lax.scan(back, scalars, (inputs, cotangents))[0], rows
+
+
+def cut(x: Array, pieces: int) -> Array:
+    """`B ...` to `pieces B/pieces ...` by striding, so that each piece stays spread over all devices."""
+    return x.reshape(x.shape[0] // pieces, pieces, *x.shape[1:]).swapaxes(0, 1)
+
+
+def join(x: Array) -> Array:
+    """The inverse of `cut`."""
+    return x.swapaxes(0, 1).reshape(-1, *x.shape[2:])
+
+
+def cosine_means(audio: Float[Array, "B E"], text: Float[Array, "B E"]) -> Metrics:
+    """Mean cosine of true pairs and of all others, without the B x B matrix."""
+    batch = audio.shape[0]
+    true = jnp.sum(audio * text)
+    every = jnp.sum(jnp.sum(audio, axis=0) * jnp.sum(text, axis=0))
+    return {"positive": true / batch, "negative": (every - true) / max(batch * (batch - 1), 1)}
+
+
+def moving_average(average: nnx.State, new: nnx.State, step: Int[Array, ""], decay: float) -> nnx.State:
+    """`average + (1 - d) (new - average)`; d is `decay`, less in the first steps, (1 + n) / (10 + n).
+
+    The slower start is TensorFlow's `ExponentialMovingAverage(num_updates)`: without it the random first
+    weights would stay in the average of a short run.
+    """
+    updates = step.astype(jnp.float32)
+    rate = 1.0 - jnp.minimum(decay, (1.0 + updates) / (10.0 + updates))
+    return jax.tree.map(lambda old, fresh: old + rate * (fresh - old), average, new)
+
+
+def make_step(
+    config: TrainConfig,
+    parts: Parts,
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    mesh: Mesh,
+) -> Callable[[TrainState, nnx.State, Batch], tuple[TrainState, Metrics]]:
+    """The compiled `step(state, frozen, batch) -> (state, metrics)`; it takes over the memory of `state`.
+
+    The batch (keys `waveform` B T float32, `lengths` B, `ids` B N, `text_mask` B N, `clip` B) is spread over
+    the mesh, everything else is on every device. Metrics are float32 scalars: loss, grad_norm (before
+    clipping), learning_rate, temperature, bias (those that the loss was computed with), and the mean cosines
+    `positive` and `negative`.
+    """
+    loss = make_loss(config.loss, mesh if mesh.size > 1 else None)
+
+    def step(state: TrainState, frozen: nnx.State, batch: Batch) -> tuple[TrainState, Metrics]:
+        value, gradient, rows = value_and_gradient(
+            parts, state.trainable, frozen, batch, loss=loss, accumulation=config.accumulation
+        )
+        updates, moments = optimizer.update(gradient, state.optimizer, state.trainable)
+        trainable = cast(nnx.State, optax.apply_updates(state.trainable, updates))
+        average = state.average
+        if average is not None and config.ema is not None:
+            average = moving_average(average, trainable, state.step + 1, config.ema)
+        module = nnx.merge(parts.graph, state.trainable, frozen)
+        metrics = {
+            "loss": value,
+            "grad_norm": jnp.asarray(optax.tree.norm(gradient)),
+            "learning_rate": jnp.asarray(schedule(state.step)),
+            "temperature": module.temperature[...],
+            "bias": module.bias[...],
+            **cosine_means(*rows),
+        }
+        return TrainState(state.step + 1, trainable, moments, average), metrics
+
+    everywhere, spread = replicated(mesh), over_data(mesh)
+    return jax.jit(
+        step,
+        in_shardings=(everywhere, everywhere, spread),
+        out_shardings=everywhere,
+        donate_argnums=0,
+    )
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """On every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def over_data(mesh: Mesh) -> NamedSharding:
+    """Rows shared out among the devices."""
+    return NamedSharding(mesh, PartitionSpec("data"))
