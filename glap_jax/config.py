@@ -267,6 +267,16 @@ def to_json(config: Any) -> str:
     return json.dumps(dataclasses.asdict(config), indent=2, ensure_ascii=False)
 
 
+def dotted(config: Any) -> dict[str, Any]:
+    """`{"audio.width": 768, ...}`: values of a dataclass, or of its JSON form as a dict, by dotted key."""
+    settings = config if isinstance(config, dict) else json.loads(to_json(config))
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        inner = dotted(value) if isinstance(value, dict) else {"": value}
+        found |= {f"{key}.{rest}".rstrip("."): each for rest, each in inner.items()}
+    return found
+
+
 def from_json(kind: type[T], text: str | bytes, *, where: str) -> T:
     """Reads a dataclass of type `kind`; `where` names the file in messages.
 
