@@ -1,7 +1,7 @@
 """Transformer parts that every tower shares: attention, MLP, block, and a scanned, rematerialised stack."""
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -53,11 +53,20 @@ def linear(inputs: int, outputs: int, *, dtype: DTypeLike, rngs: nnx.Rngs, bias:
     )
 
 
-def layer_norm(width: int, *, epsilon: float, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    """LayerNorm with float32 statistics (two passes, like the references) and output in `dtype`."""
-    return nnx.LayerNorm(
-        width, epsilon=epsilon, dtype=dtype, param_dtype=jnp.float32, use_fast_variance=False, rngs=rngs
-    )
+class LayerNorm(nnx.LayerNorm):
+    """LayerNorm in float32 (two passes, like the references) with output in `output`."""
+
+    def __init__(self, width: int, *, epsilon: float, output: DTypeLike, rngs: nnx.Rngs):
+        super().__init__(width, epsilon=epsilon, dtype=jnp.float32, use_fast_variance=False, rngs=rngs)
+        self.output = output
+
+    def __call__(self, x: Float[Array, "*axes D"], **rest: Any) -> Float[Array, "*axes D"]:
+        return super().__call__(x.astype(jnp.float32), **rest).astype(self.output)
+
+
+def layer_norm(width: int, *, epsilon: float, dtype: DTypeLike, rngs: nnx.Rngs) -> LayerNorm:
+    """LayerNorm with float32 parameters and statistics, and output in `dtype`."""
+    return LayerNorm(width, epsilon=epsilon, output=dtype, rngs=rngs)
 
 
 class Attention(nnx.Module):
@@ -73,7 +82,10 @@ class Attention(nnx.Module):
         q, k, v = jnp.unstack(self.qkv(x).reshape(batch, tokens, 3, self.heads, -1), axis=2)
         # Only keys are masked: a row without any real key attends uniformly instead of giving NaN.
         keys = None if mask is None else mask[:, None, None, :]
-        return self.out(jax.nn.dot_product_attention(q, k, v, mask=keys).reshape(batch, tokens, width))
+        # JAX's own code promotes bfloat16 to float32 for the softmax, which strict promotion would refuse.
+        with jax.numpy_dtype_promotion("standard"):
+            x = jax.nn.dot_product_attention(q, k, v, mask=keys)
+        return self.out(x.reshape(batch, tokens, width))
 
 
 class Mlp(nnx.Module):
@@ -131,7 +143,7 @@ class Stack(nnx.Module):
     def __call__(self, x: Float[Array, "B N D"], mask: Bool[Array, "B N"] | None) -> Float[Array, "B N D"]:
         graph, parameters = nnx.split(self.layers)
 
-        def step(x: Array, layer: nnx.State) -> tuple[Array, None]:
+        def step(x: Array, layer: Any) -> tuple[Array, None]:
             return nnx.merge(graph, layer)(x, mask), None
 
         if self.remat == "none":

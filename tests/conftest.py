@@ -42,7 +42,7 @@ def weights():
 
 @pytest.fixture(scope="session")
 def clip():
-    """`clip(name, start, end)`: samples of a recorded 16 kHz clip as float32; `cutN` starts the longest one."""
+    """`clip(name, start, end)`: float32 samples of a recorded 16 kHz clip; `cutN` starts the longest."""
     with np.load(GOLDEN / "audio" / "clips.npz", allow_pickle=False) as arrays:
         clips = {key: arrays[key].astype(np.float32) / 32768 for key in arrays.files}
 

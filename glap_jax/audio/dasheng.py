@@ -95,7 +95,8 @@ class Dasheng(nnx.Module):
 
     def __call__(self, waveform: Float[Array, "B T"], lengths: Int[Array, " B"] | None = None) -> Encoded:
         """Encodes clips of up to T samples in [-1, 1]; `lengths` counts the real samples of each row."""
-        mel, frames = self.frontend(waveform, lengths)
+        # Both references transform the padded row as if all of it were sound.
+        mel, frames = self.frontend(waveform, lengths if self.config.mode == "sound" else None)
         mel, real = self._whole_tokens(mel, frames, lengths)
         x = self._embed(mel)
         size = self.config.chunk_tokens

@@ -27,7 +27,7 @@ _TYPES = {
 
 
 @contextlib.contextmanager
-def _complete(path: Path) -> Generator[BinaryIO]:
+def written(path: Path) -> Generator[BinaryIO]:
     """A file that appears under its name only when it was written to the end."""
     partial = path.with_name(path.name + ".partial")
     try:
@@ -60,7 +60,7 @@ def save_safetensors(path: Path, tensors: Mapping[str, Any]) -> None:
         header[key] = {"dtype": kind, "shape": shape, "data_offsets": [first, end]}
     words = json.dumps(header).encode()
     words += b" " * (-len(words) % 8)
-    with _complete(path) as file:
+    with written(path) as file:
         file.write(len(words).to_bytes(8, "little") + words)
         for _, tensor in track(order, f"writing {path.name}", unit="tensor"):
             file.write(np.ascontiguousarray(tensor.read()).reshape(-1).view(np.uint8).data)
@@ -88,5 +88,5 @@ def save_pt(path: Path, source: Checkpoint) -> None:
             model[key] = torch.from_numpy(np.array(array.view(np.int16), order="C")).view(torch.bfloat16)
         else:
             model[key] = torch.from_numpy(np.array(array, order="C"))
-    with _complete(path) as file:
+    with written(path) as file:
         torch.save({"model": model, "config": dict(source.config)}, file)
