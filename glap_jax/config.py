@@ -129,14 +129,17 @@ class LossConfig:
     """Which loss joins the towers.
 
     Attributes:
-        kind: `sigmoid` (GLAP) or `infonce` (ML-CLAP; equal clips share their target).
+        kind: `sigmoid` (GLAP) or `infonce` (ML-CLAP).
         form: how the sigmoid's bias enters: `code` is s / tau + beta, `paper` is (s + beta) / tau.
+        positives: which pairs of a batch count as matching besides each pair itself: `pair` none (GLAP), `clip`
+            those that show the same recording (ML-CLAP), `caption` those that show the same words.
         regularise: GLAP's term mean|x| / ||X||_F for both towers.
         chunk: texts per block of logits; none takes all at once.
     """
 
     kind: Literal["sigmoid", "infonce"] = "sigmoid"
     form: Literal["code", "paper"] = "code"
+    positives: Literal["pair", "clip", "caption"] = "pair"
     regularise: bool = True
     chunk: int | None = None
 

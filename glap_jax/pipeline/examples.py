@@ -13,7 +13,7 @@ from glap_jax.pipeline.captions import Captions, draw, read_captions
 from glap_jax.pipeline.decode import check_peak, decode
 from glap_jax.pipeline.sources import Record
 
-# A flat dict, as Grain expects. All have the same fields: `key`, `shard`, `clip` (int), `group` (int),
+# A flat dict, as Grain expects. All have the same fields: `key`, `shard`, `clip` and `caption` (int), `group` (int),
 # `reason` and `detail` (empty unless bad), `cut` (the caption was cut), `waveform` (float32; none when bad),
 # `ids` (int32; filled in training), `captions` (filled in evaluation).
 Example = dict[str, Any]
@@ -65,6 +65,7 @@ class TrainingExample:
             waveform = waveform * np.float32(10.0 ** (config.gain_decibels * (2.0 * loudness - 1.0) / 20.0))
         return {
             "waveform": waveform,
+            "caption": identity(caption.language, caption.text),
             "ids": np.asarray(self.tokenizer.cut(ids, config.max_tokens), np.int32),
             "cut": len(ids) > config.max_tokens,
         }
@@ -99,7 +100,9 @@ def _example(record: Record, group: int, make: Callable[[], Example]) -> Example
     example = {
         "key": record.key,
         "shard": record.shard,
-        "clip": clip_identity(record),
+        # Many corpora number their keys anew in each shard, whose folder may differ between machines.
+        "clip": identity(record.shard.rpartition("/")[2], record.key),
+        "caption": 0,
         "group": group,
         "reason": "",
         "detail": "",
@@ -116,9 +119,7 @@ def _example(record: Record, group: int, make: Callable[[], Example]) -> Example
         return example | {"reason": bad.reason, "detail": bad.detail}
 
 
-def clip_identity(record: Record) -> int:
-    """63 bits that tell recordings apart: a hash of the key and of the shard's file name, since many corpora
-    number their keys anew in each shard."""
-    shard = record.shard.rpartition("/")[2]
-    name = f"{shard}\0{record.key}".encode("utf-8", "surrogateescape")
+def identity(*names: str) -> int:
+    """63 bits that tell recordings or captions apart: a hash of what they are called."""
+    name = "\0".join(names).encode("utf-8", "surrogateescape")
     return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "big") >> 1

@@ -94,8 +94,8 @@ class TrainingIterator(grain.DatasetIterator[dict[str, np.ndarray]]):
 
     A batch holds `waveform` float32 (B, T) of `crop_seconds`, zero where a clip is shorter; `lengths` int32
     (B,), real samples; `ids` int32 (B, N) and `text_mask` bool (B, N); `clip` int64 (B,), equal for equal
-    recordings; `group` int32 (B,), place in `config.train`. The keys of the newest batch are in `keys`,
-    counts in `ledger`. Call `close` in the end.
+    recordings; `caption` int64 (B,), equal for equal captions in the same language; `group` int32 (B,), place
+    in `config.train`. The keys of the newest batch are in `keys`, counts in `ledger`. Call `close` in the end.
 
     The state is saved and restored between batches, by hand or by `grain.checkpoint.CheckpointSave`; it does
     not depend on `config.workers`.
@@ -138,6 +138,7 @@ class TrainingIterator(grain.DatasetIterator[dict[str, np.ndarray]]):
             "ids": ids,
             "text_mask": mask,
             "clip": np.asarray([example["clip"] for example in found], np.int64),
+            "caption": np.asarray([example["caption"] for example in found], np.int64),
             "group": np.asarray([example["group"] for example in found], np.int32),
         }
 

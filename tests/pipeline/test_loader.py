@@ -86,6 +86,7 @@ def test_batch(config, tokenizer):
         "ids": ((6, 12), "int32"),
         "text_mask": ((6, 12), "bool"),
         "clip": ((6,), "int64"),
+        "caption": ((6,), "int64"),
         "group": ((6,), "int32"),
     }
     assert (batch["lengths"] == 8000).all()
@@ -98,6 +99,7 @@ def test_batch(config, tokenizer):
         assert not ids[~mask].any()
         assert "abc"[group] == key[0]
     assert len(set(batch["clip"].tolist())) == len(set(iterator.keys))
+    assert len(set(batch["caption"].tolist())) == len({tuple(row) for row in batch["ids"].tolist()})
     iterator.close()
 
 
