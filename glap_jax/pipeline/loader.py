@@ -95,7 +95,7 @@ class TrainingIterator(grain.DatasetIterator[dict[str, np.ndarray]]):
     A batch holds `waveform` float32 (B, T) of `crop_seconds`, zero where a clip is shorter; `lengths` int32
     (B,), real samples; `ids` int32 (B, N) and `text_mask` bool (B, N); `clip` int64 (B,), equal for equal
     recordings; `caption` int64 (B,), equal for equal captions in the same language; `group` int32 (B,), place
-    in `config.train`. The keys of the newest batch are in `keys`, counts in `ledger`. Call `close` in the end.
+    in `config.train`. Keys of the newest batch are in `keys`, counts in `ledger`. Call `close` in the end.
 
     The state is saved and restored between batches, by hand or by `grain.checkpoint.CheckpointSave`; it does
     not depend on `config.workers`.

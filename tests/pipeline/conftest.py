@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from glap_jax.config import DataConfig, GroupConfig
 from glap_jax.text.languages import LANGUAGES
 
 
@@ -76,3 +77,13 @@ def shard():
 @pytest.fixture
 def tokenizer():
     return LetterTokenizer()
+
+
+@pytest.fixture
+def config(tmp_path, shard):
+    """Three groups of 8, 5 and 12 tones, 16 kHz, crops of 0.25 s out of clips of 0.5 s."""
+    for group, count in (("a", 8), ("b", 5), ("c", 12)):
+        shard(tmp_path / f"{group}-0.tar", [f"{group}{number:02d}" for number in range(count // 2)])
+        shard(tmp_path / f"{group}-1.tar", [f"{group}{number:02d}" for number in range(count // 2, count)])
+    groups = tuple(GroupConfig(name, (f"{name}-*.tar",), weight=1.0) for name in "abc")
+    return DataConfig(root=str(tmp_path), train=groups, test=groups, crop_seconds=0.25, max_tokens=12)
