@@ -13,7 +13,7 @@ from glap_jax.pipeline.captions import Captions, draw, read_captions
 from glap_jax.pipeline.decode import check_peak, decode
 from glap_jax.pipeline.sources import Record
 
-# A flat dict, as Grain expects. All have the same fields: `key`, `shard`, `clip`, `caption` and `group` (ints),
+# A flat dict, as Grain expects. All have the same fields: `key`, `shard`; `clip`, `caption`, `group` (ints);
 # `reason` and `detail` (empty unless bad), `cut` (the caption was cut), `waveform` (float32; none when bad),
 # `ids` (int32; filled in training), `captions` (filled in evaluation).
 Example = dict[str, Any]
