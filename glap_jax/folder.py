@@ -127,20 +127,24 @@ def _unwritable(folder: Path, error: Exception) -> GlapError:
 
 @contextlib.contextmanager
 def _quiet() -> Generator[None]:
-    """Silences Orbax, which logs at length what it then raises.
-
-    After a failed write its event loop is gone while TensorStore still reports other writes to it; each of
-    those reports would be printed as an unraisable error.
-    """
-    logger, hook = logging.getLogger("absl"), sys.unraisablehook
+    """Silences Orbax, which logs at length what it then raises."""
+    logger = logging.getLogger("absl")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
-    sys.unraisablehook = lambda found: None if "loop is closed" in str(found.exc_value) else hook(found)
     try:
         yield
     finally:
         logger.setLevel(level)
-        sys.unraisablehook = hook
+
+
+def _ignore_late_reports() -> None:
+    """Keeps quiet what comes after a failed write or read, for as long as it comes.
+
+    Orbax has closed its event loop by then and TensorStore still reports its other work to it; Python would
+    print a traceback for each of these reports.
+    """
+    hook = sys.unraisablehook
+    sys.unraisablehook = lambda found: None if "loop is closed" in str(found.exc_value) else hook(found)
 
 
 def _write_parameters(target: Path, module: nnx.Module, folder: Path) -> None:
@@ -164,6 +168,7 @@ def _write_parameters(target: Path, module: nnx.Module, folder: Path) -> None:
                 checkpointer.save(target, args=ocp.args.PyTreeSave(tree))
     # TensorStore reports a full disk as ValueError, RuntimeError or its own types.
     except Exception as error:
+        _ignore_late_reports()
         raise _unwritable(folder, error) from error
 
 
@@ -232,10 +237,16 @@ def _read_parameters(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
     handler = ocp.PyTreeCheckpointHandler()
     stored = _or_damaged(folder, lambda: handler.metadata(epath.Path(source)).tree)
     _check_same(folder, _kinds(stored), _kinds(wanted))
-    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    arguments = jax.tree.map(lambda _: ocp.ArrayRestoreArgs(sharding=device), wanted)
+    # By way of host memory, one array after the other: restoring to devices holds half of the model twice.
+    arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
     restore = ocp.args.PyTreeRestore(wanted, restore_args=arguments)
-    return _or_damaged(folder, lambda: ocp.Checkpointer(handler).restore(source, args=restore))
+    values = _or_damaged(folder, lambda: ocp.Checkpointer(handler).restore(source, args=restore))
+    waiting, structure = jax.tree.flatten(values)
+    del values
+    waiting.reverse()
+    return jax.tree.unflatten(
+        structure, [jax.block_until_ready(jax.device_put(waiting.pop())) for _ in range(len(waiting))]
+    )
 
 
 def _or_damaged(folder: Path, read: Callable[[], Any]) -> Any:
@@ -244,6 +255,7 @@ def _or_damaged(folder: Path, read: Callable[[], Any]) -> Any:
             return read()
     # Orbax and TensorStore raise many types for files that are missing, cut or no checkpoint.
     except Exception as error:
+        _ignore_late_reports()
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
         raise GlapError(
             f"model: the parameters in '{folder}' cannot be read ({reason:.200}); they are incomplete or "

@@ -7,8 +7,15 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-def bar(description: str, *, total: int | None = None, unit: str = "it", initial: int = 0) -> Any:
-    """A tqdm bar on standard error: live on a terminal, a line every 10 s in a log file."""
+def bar(
+    description: str,
+    *,
+    total: int | None = None,
+    unit: str = "it",
+    initial: int = 0,
+    hidden: bool = False,
+) -> Any:
+    """A tqdm bar on standard error: live on a terminal, a line every 10 s in a log file; or `hidden`."""
     from tqdm import tqdm
 
     interval = 0.2 if sys.stderr.isatty() else 10.0
@@ -20,6 +27,7 @@ def bar(description: str, *, total: int | None = None, unit: str = "it", initial
         mininterval=interval,
         maxinterval=interval,
         dynamic_ncols=True,
+        disable=hidden,
     )
 
 
