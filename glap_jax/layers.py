@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float
 
 Activation = Literal["gelu", "relu"]
 Remat = Literal["none", "dots", "full"]
+Placement = Literal["pre", "post"]
 
 # Exact (erf) GELU: what every reference system here uses.
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -77,14 +78,20 @@ class Attention(nnx.Module):
         self.qkv = linear(width, 3 * width, dtype=dtype, rngs=rngs)
         self.out = linear(width, width, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "B N D"], mask: Bool[Array, "B N"] | None) -> Float[Array, "B N D"]:
+    def __call__(
+        self,
+        x: Float[Array, "B N D"],
+        mask: Bool[Array, "B N"] | None,
+        bias: Float[Array, "#B H N N"] | None = None,
+    ) -> Float[Array, "B N D"]:
+        """`mask` is True where a key is real; `bias` is added to the scaled logits."""
         batch, tokens, width = x.shape
         q, k, v = jnp.unstack(self.qkv(x).reshape(batch, tokens, 3, self.heads, -1), axis=2)
         # Only keys are masked: a row without any real key attends uniformly instead of giving NaN.
         keys = None if mask is None else mask[:, None, None, :]
         # JAX's own code promotes bfloat16 to float32 for the softmax, which strict promotion would refuse.
         with jax.numpy_dtype_promotion("standard"):
-            x = jax.nn.dot_product_attention(q, k, v, mask=keys)
+            x = jax.nn.dot_product_attention(q, k, v, bias=bias, mask=keys)
         return self.out(x.reshape(batch, tokens, width))
 
 
@@ -101,7 +108,11 @@ class Mlp(nnx.Module):
 
 
 class Block(nnx.Module):
-    """A pre-norm transformer layer: x + attention(norm(x)), then x + mlp(norm(x))."""
+    """A transformer layer.
+
+    Its placement of norms is `pre`, x + attention(norm(x)) and x + mlp(norm(x)), or `post`,
+    norm(x + attention(x)) and norm(x + mlp(x)).
+    """
 
     def __init__(
         self,
@@ -111,16 +122,26 @@ class Block(nnx.Module):
         *,
         activation: Activation,
         epsilon: float,
+        placement: Placement = "pre",
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
+        self.placement: Placement = placement
         self.attention_norm = layer_norm(width, epsilon=epsilon, dtype=dtype, rngs=rngs)
         self.attention = Attention(width, heads, dtype=dtype, rngs=rngs)
         self.mlp_norm = layer_norm(width, epsilon=epsilon, dtype=dtype, rngs=rngs)
         self.mlp = Mlp(width, hidden, activation=activation, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "B N D"], mask: Bool[Array, "B N"] | None) -> Float[Array, "B N D"]:
-        x = x + self.attention(self.attention_norm(x), mask)
+    def __call__(
+        self,
+        x: Float[Array, "B N D"],
+        mask: Bool[Array, "B N"] | None,
+        bias: Float[Array, "#B H N N"] | None = None,
+    ) -> Float[Array, "B N D"]:
+        if self.placement == "post":
+            x = self.attention_norm(x + self.attention(x, mask, bias))
+            return self.mlp_norm(x + self.mlp(x))
+        x = x + self.attention(self.attention_norm(x), mask, bias)
         return x + self.mlp(self.mlp_norm(x))
 
 
@@ -140,11 +161,12 @@ class Stack(nnx.Module):
         self.remat: Remat = remat
         self.layers = nnx.split_rngs(splits=layers)(nnx.vmap(make_block, in_axes=(0,), out_axes=0))(rngs)
 
-    def __call__(self, x: Float[Array, "B N D"], mask: Bool[Array, "B N"] | None) -> Float[Array, "B N D"]:
+    def __call__(self, x: Float[Array, "B N D"], *shared: Any) -> Float[Array, "B N D"]:
+        """Runs `block(x, *shared)` for every layer; `shared` (mask, bias) is the same for all."""
         graph, parameters = nnx.split(self.layers)
 
         def step(x: Array, layer: Any) -> tuple[Array, None]:
-            return nnx.merge(graph, layer)(x, mask), None
+            return nnx.merge(graph, layer)(x, *shared), None
 
         if self.remat == "none":
             return jax.lax.scan(step, x, parameters)[0]
