@@ -186,7 +186,7 @@ def _on_disk(path: Path, tensor: Any) -> Lazy:
 
 def _refused(path: Path, error: Exception) -> GlapError:
     """What the user can do about a file that torch does not open as plain tensors."""
-    if found := re.search(r"GLOBAL ([\w.]+)|Unsupported (?:class|global)[: ]+([\w.]+)", str(error)):
+    if found := re.search(r"GLOBAL ([\w.]+)|Unsupported class ([\w.]+)", str(error)):
         name = found[1] or found[2]
         return GlapError(
             f"convert: '{path}' holds pickled objects ({name}), and loading those would run code from it; in "
