@@ -26,8 +26,8 @@ def convert(
         out: model folder (`jax`), folder for `model.safetensors` and `config.json`, or `.pt` file to write.
         family: which system or encoder the checkpoint holds; a model folder knows its own.
         to: `jax` writes a model folder; `safetensors` and `pt` write the published keys, bit for bit.
-        tokenizer: SentencePiece model to put into the model folder, so that it can read text; by default
-            the one that lies in the source folder.
+        tokenizer: SentencePiece model to put into the folder, so that it can read text; by default the one
+            that lies in the source folder.
 
     Raises:
         GlapError: the source does not fit, or the target cannot be written.
@@ -39,6 +39,10 @@ def convert(
     if to != "pt" and (out.suffix in (*TORCH_SUFFIXES, ".safetensors") or out.is_file()):
         raise GlapError(
             f"convert: '{out}' looks like a file, and --to {to} writes a folder; give a folder's name"
+        )
+    if to == "safetensors" and folder.is_model(out):
+        raise GlapError(
+            f"convert: '{out}' is a model folder, which --to safetensors would spoil; name another"
         )
     if tokenizer is None and source.is_dir():
         tokenizer = folder.find_tokenizer(source)
@@ -53,14 +57,18 @@ def convert(
         checkpoint = families.to_checkpoint(module)
         # From here on the tensors alone keep the parameters, and free them as they are written.
         del module
-        _write(out, checkpoint, to)
+        if to == "pt":
+            save_pt(out, checkpoint)
+        else:
+            _write_folder(out, checkpoint, tokenizer)
     print(f"{source} -> {out} ({to})")
 
 
-def _write(out: Path, checkpoint: Checkpoint, to: str) -> None:
-    if to == "pt":
-        save_pt(out, checkpoint)
-        return
+def _write_folder(out: Path, checkpoint: Checkpoint, tokenizer: Path | None) -> None:
+    """The files of the Hugging Face layout: tensors, sizes, and the tokenizer where there is one."""
     save_safetensors(out / "model.safetensors", checkpoint)
     with written(out / "config.json") as file:
         file.write(json.dumps(checkpoint.config, indent=2).encode())
+    if tokenizer is not None:
+        with written(out / tokenizer.name) as file:
+            file.write(tokenizer.read_bytes())

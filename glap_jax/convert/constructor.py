@@ -86,7 +86,7 @@ def heads(width: int, given: int | None, published: Mapping[int, int], *, family
     if count is None:
         raise GlapError(
             f"config of {family}: no published model is {width} wide, so its attention heads are unknown; "
-            f"pass config={{'num_heads': n, ...}}"
+            "give 'num_heads' in the config (of a checkpoint in files: in config.json beside it)"
         )
     if width % count:
         raise GlapError(

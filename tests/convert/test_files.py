@@ -15,6 +15,7 @@ from glap_jax.convert.writers import save_pt, save_safetensors
 from glap_jax.errors import GlapError
 from glap_jax.families import from_torch, to_checkpoint
 
+GOLDEN = Path(__file__).parents[1] / "golden"
 TENSORS = {
     "a.weight": np.arange(12, dtype=np.float32).reshape(3, 4),
     "half": np.array([1.5, -2], np.float16),
@@ -190,7 +191,7 @@ def test_the_command_there_and_back(torch, tmp_path, weights):
     towers = {"audio_encoder_args": {"num_heads": 4}, "text_encoder_args": {"num_heads": 4}}
     stored = {"model": {k: tensor(torch, v) for k, v in tensors.items()}, "config": {"model_args": towers}}
     torch.save(stored, tmp_path / "glap.pt")
-    convert(tmp_path / "glap.pt", tmp_path / "jax")
+    convert(tmp_path / "glap.pt", tmp_path / "jax", tokenizer=GOLDEN / "glap" / "spm.model")
     assert folder.is_model(tmp_path / "jax")
     convert(tmp_path / "jax", tmp_path / "back.pt", to="pt")
     convert(tmp_path / "jax", tmp_path / "hf", to="safetensors")
@@ -199,6 +200,7 @@ def test_the_command_there_and_back(torch, tmp_path, weights):
         assert_equal(found, tensors)
         assert from_torch("glap", found).config.text.heads == 4
     convert(tmp_path / "hf", tmp_path / "again")
+    assert (tmp_path / "again" / "spm.model").is_file()
     assert_equal(to_checkpoint(folder.load_module(tmp_path / "again")[0]), tensors)
 
 
@@ -207,3 +209,6 @@ def test_the_command_wants_targets_that_fit(tmp_path):
         convert(tmp_path, tmp_path / "out", to="pt")
     with pytest.raises(GlapError, match="writes a folder"):
         convert(tmp_path, tmp_path / "out.safetensors", to="safetensors")
+    (tmp_path / "config.json").write_text('{"glap_jax_format": 1}', encoding="utf-8")
+    with pytest.raises(GlapError, match="is a model folder"):
+        convert(tmp_path, tmp_path, to="safetensors")
