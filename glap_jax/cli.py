@@ -95,9 +95,9 @@ def embed(source: Source, /, *, out: Output, model: str = MODEL) -> None:
         out: the file to write. Bad recordings are skipped, counted and named.
         model: model folder, run folder, checkpoint file, or hf:org/name.
     """
-    from glap_jax import inference
+    from glap_jax import commands
 
-    inference.embed_command(source, out, model)
+    commands.embed(source, out, model)
 
 
 def score(clip: Clip, captions: Captions, /, *, language: str = "eng_Latn", model: str = MODEL) -> None:
@@ -109,9 +109,9 @@ def score(clip: Clip, captions: Captions, /, *, language: str = "eng_Latn", mode
         language: NLLB code that the text tower is told. GLAP is trained with eng_Latn for every language.
         model: model folder, run folder, checkpoint file, or hf:org/name.
     """
-    from glap_jax import inference
+    from glap_jax import commands
 
-    inference.score_command(model, clip, captions, language)
+    commands.score(model, clip, captions, language)
 
 
 def convert(

@@ -16,6 +16,7 @@ from glap_jax import families
 from glap_jax.batching import ceiling, groups
 from glap_jax.errors import GlapError
 from glap_jax.folder import find_tokenizer, is_model, load_module
+from glap_jax.model import DualEncoder
 from glap_jax.pipeline.bad import BadClip
 from glap_jax.progress import bar
 from glap_jax.text.tokenizers import SonarTokenizer, pad
@@ -32,7 +33,9 @@ _WINDOW_BATCHES, _WINDOW_SAMPLES = 8, 40_000_000
 _HUB = "hf:"
 
 Clip = str | Path | tuple[Any, int] | Any
-Read = tuple[int, Float[np.ndarray, " T"] | BadClip]
+# Lengths differ from clip to clip and from batch to batch, hence no letters.
+Waveform = Float[np.ndarray, " _"]
+Read = tuple[int, Waveform | BadClip]
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -59,8 +62,8 @@ class Model:
         tokenizer: of its text tower; without one, `encode_text` cannot be used.
     """
 
-    def __init__(self, module: nnx.Module, tokenizer: SonarTokenizer | None = None):
-        self.module: Any = module
+    def __init__(self, module: DualEncoder, tokenizer: SonarTokenizer | None = None):
+        self.module = module
         self.tokenizer = tokenizer
         self.config = self.module.config
         self._graph, self._state = nnx.split(module)
@@ -205,12 +208,12 @@ class Model:
             form: of the loss that the model was trained with: `code` is s / tau + beta, `paper` is
                 (s + beta) / tau. Models trained by InfoNCE have learned no bias and give no probabilities.
         """
-        temperature, bias = (float(self.module.temperature[...]), float(self.module.bias[...]))
+        temperature, bias = float(self.module.temperature[...]), float(self.module.bias[...])
         cosine = audio @ text.T
         logits = cosine / temperature + bias if form == "code" else (cosine + bias) / temperature
-        return (0.5 * (1.0 + np.tanh(0.5 * logits))).astype(np.float32)
+        return np.exp(-np.logaddexp(np.float32(0.0), -logits))
 
-    def _read(self, clip: Clip, sample_rate: int) -> Float[np.ndarray, " T"] | BadClip:
+    def _read(self, clip: Clip, sample_rate: int) -> Waveform | BadClip:
         from glap_jax.pipeline.decode import as_waveform, decode
 
         try:
@@ -237,8 +240,8 @@ class Model:
             yield window
 
     def _batches(
-        self, clips: list[tuple[int, Float[np.ndarray, " T"]]], batch: int
-    ) -> Iterator[tuple[list[int], Float[np.ndarray, "B T"], Int[np.ndarray, " B"]]]:
+        self, clips: list[tuple[int, Waveform]], batch: int
+    ) -> Iterator[tuple[list[int], Float[np.ndarray, "_ _"], Int[np.ndarray, " _"]]]:
         """Padded batches, clips of like length together, with the indices that their first rows have."""
         chunk = round(_CHUNK_SECONDS * self.sample_rate)
         steps = [round(seconds * self.sample_rate) for seconds in _SECONDS]
@@ -303,12 +306,12 @@ def load(
     if not is_model(path) and is_model(path / "model"):
         path = path / "model"
     if is_model(path):
-        module: Any = load_module(path, dtype=dtype)[0]
+        module, _ = load_module(path, dtype=dtype)
     else:
         from glap_jax.convert.readers import open_checkpoint
 
         module = families.from_torch(family, open_checkpoint(path), dtype=jnp.dtype(dtype))
-    if getattr(module, "encode_text", None) is None:
+    if not isinstance(module, DualEncoder):
         raise GlapError(f"model: '{path}' is a single encoder ({type(module).__name__}), no audio-text model")
     found = tokenizer or find_tokenizer(path if path.is_dir() else path.parent)
     rows = module.text.config.vocabulary
