@@ -36,12 +36,17 @@ config = TrainConfig(
         # One voice says the same word in few languages here: telling the text tower which is half of the task.
         language="true",
         translations=0.15,
+        min_seconds=0.1,
         gain_decibels=6.0,
+        speed=0.15,
+        shift_seconds=0.1,
     ),
     # Many clips say the same word: they are positives of one another.
     loss=LossConfig(positives="caption", regularise=False),
-    optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=100, final_share=0.02, b2=0.98, weight_decay=0.05),
-    steps=1000,
+    optimizer=OptimizerConfig(
+        learning_rate=1e-3, warmup_steps=100, final_share=0.02, b2=0.98, weight_decay=0.05
+    ),
+    steps=1200,
     batch=64,
     log_every=20,
     checkpoint_every=250,

@@ -1,6 +1,8 @@
 """Typed command-line arguments (tyro), with one-line errors."""
 
 import contextlib
+import functools
+import inspect
 import io
 import re
 from collections.abc import Callable, Sequence
@@ -15,7 +17,6 @@ def parse(
     *,
     prog: str,
     default: Any = None,
-    rest: bool = False,
 ) -> Any:
     """Calls `target`, a function or a dataclass, with typed `arguments`.
 
@@ -24,14 +25,13 @@ def parse(
         arguments: words of the command line.
         prog: what usage lines call the command.
         default: a dataclass instance whose values stand where an argument is missing.
-        rest: unknown arguments are returned beside the result instead of being refused.
 
     Raises:
         GlapError: an unknown name (near ones are offered), a missing or a mistyped value.
     """
     import tyro
 
-    options: dict[str, Any] = {"args": list(arguments), "prog": prog, "return_unknown_args": rest}
+    options: dict[str, Any] = {"args": list(arguments), "prog": prog}
     if default is not None:
         options["default"] = default
     else:
@@ -39,7 +39,7 @@ def parse(
     printed = io.StringIO()
     try:
         with contextlib.redirect_stderr(printed):
-            return tyro.cli(Annotated[target, tyro.conf.AvoidSubcommands], **options)
+            found = tyro.cli(Annotated[_bound(target), tyro.conf.AvoidSubcommands], **options)
     except SystemExit as stop:
         if not stop.code:
             raise
@@ -49,3 +49,17 @@ def parse(
         raise GlapError(
             re.sub(r"\s+", " ", " ".join(lines)).replace(" For full helptext", "; for help")
         ) from None
+    return found() if inspect.isfunction(target) else found
+
+
+def _bound(target: Callable[..., Any]) -> Callable[..., Any]:
+    """`target` itself, or a function of the same signature that returns the call instead of making it: what a
+    command prints must not be caught with the messages of the parser."""
+    if not inspect.isfunction(target):
+        return target
+
+    @functools.wraps(target)
+    def bind(*positional: Any, **named: Any) -> Callable[[], Any]:
+        return functools.partial(target, *positional, **named)
+
+    return bind

@@ -81,6 +81,8 @@ class DataConfig:
         translations: total probability of drawing one of a caption's n translations (GLAP: 0.1,
             each 0.1 / n).
         gain_decibels: training scales each clip by a random gain within +- this many dB; 0 turns it off.
+        speed: training plays each clip faster or slower by up to this share; 0 turns it off.
+        shift_seconds: training puts up to so much silence before a clip that leaves room; 0 turns it off.
         workers: decoding processes; 0 decodes in the training process.
         bad_share: the run stops when more than this share of the clips read so far was bad.
     """
@@ -99,6 +101,8 @@ class DataConfig:
     language: str = "eng_Latn"
     translations: float = 0.1
     gain_decibels: float = 0.0
+    speed: float = 0.0
+    shift_seconds: float = 0.0
     workers: int = 0
     bad_share: float = 0.1
 
@@ -112,6 +116,8 @@ class DataConfig:
             ("max_tokens", 3, math.inf),
             ("translations", 0, 1),
             ("gain_decibels", 0, math.inf),
+            ("speed", 0, 0.5),
+            ("shift_seconds", 0, self.crop_seconds),
             ("workers", 0, math.inf),
             ("bad_share", 0, 1),
         ):
@@ -131,8 +137,8 @@ class LossConfig:
     Attributes:
         kind: `sigmoid` (GLAP) or `infonce` (ML-CLAP).
         form: how the sigmoid's bias enters: `code` is s / tau + beta, `paper` is (s + beta) / tau.
-        positives: which pairs of a batch count as matching besides each pair itself: `pair` none (GLAP), `clip`
-            those that show the same recording (ML-CLAP), `caption` those that show the same words.
+        positives: which pairs of a batch count as matching besides each pair itself: `pair` none (GLAP),
+            `clip` those of the same recording (ML-CLAP), `caption` those of the same caption.
         regularise: GLAP's term mean|x| / ||X||_F for both towers.
         chunk: texts per block of logits; none takes all at once.
     """

@@ -8,8 +8,9 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from glap_jax.config import DataConfig
+from glap_jax.pipeline.augment import augment
 from glap_jax.pipeline.bad import BadClip
-from glap_jax.pipeline.captions import Captions, draw, read_captions
+from glap_jax.pipeline.captions import DEFAULT_LANGUAGE, LANGUAGE_FIELD, Captions, draw, read_captions
 from glap_jax.pipeline.decode import check_peak, decode
 from glap_jax.pipeline.sources import Record
 
@@ -34,7 +35,7 @@ class Tokenizer(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class TrainingExample:
-    """Turns a record into a training example: a random part of the clip, one of its captions, a random gain.
+    """Turns a record into a training example: a random part of the clip, augmented, and one of its captions.
 
     The result is a function of the record and the generator alone.
     """
@@ -49,7 +50,7 @@ class TrainingExample:
 
     def _make(self, record: Record, rng: np.random.Generator) -> Example:
         config = self.config
-        position, loudness = rng.random(2)
+        position = rng.random()
         caption = draw(record.metadata, rng, config=config)
         ids = self.tokenizer.encode(caption.text, language=caption.language)
         waveform = decode(
@@ -61,8 +62,7 @@ class TrainingExample:
         )
         if config.drop_clipped:
             check_peak(waveform)
-        if config.gain_decibels:
-            waveform = waveform * np.float32(10.0 ** (config.gain_decibels * (2.0 * loudness - 1.0) / 20.0))
+        waveform = augment(waveform, rng, config=config)
         return {
             "waveform": waveform,
             "caption": identity(caption.language, caption.text),
@@ -93,7 +93,8 @@ class EvaluationExample:
         )
         if config.drop_clipped:
             check_peak(waveform)
-        return {"waveform": waveform, "captions": captions}
+        language = str(record.metadata.get(LANGUAGE_FIELD, DEFAULT_LANGUAGE))
+        return {"waveform": waveform, "captions": captions, "language": language}
 
 
 def _example(record: Record, group: int, make: Callable[[], Example]) -> Example:
@@ -110,6 +111,7 @@ def _example(record: Record, group: int, make: Callable[[], Example]) -> Example
         "waveform": np.zeros(0, np.float32),
         "ids": np.zeros(0, np.int32),
         "captions": Captions((), ()),
+        "language": "",
     }
     try:
         if record.problem is not None:

@@ -1,27 +1,24 @@
-"""Batches of fixed shape: group-balanced and endless for training, whole and in order for evaluation.
+"""Training batches of fixed shape, group-balanced and endless.
 
 Order and content of training examples are a function of (seed, place in the group's stream) alone; decoding
 processes or threads change nothing. Bad clips come out of the decoders as marked examples and are counted and
 left out by the consumer, so that counts are exact. A training iterator's state is its place and its counts.
 """
 
-import dataclasses
 import hashlib
 import os
 import weakref
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import grain
 import numpy as np
 from absl import flags
-from jaxtyping import Bool, Float, Int
 
-from glap_jax.config import DataConfig, GroupConfig
+from glap_jax.config import DataConfig
 from glap_jax.errors import GlapError
 from glap_jax.pipeline.bad import Ledger
-from glap_jax.pipeline.captions import Caption, check_language
-from glap_jax.pipeline.examples import EvaluationExample, Example, Tokenizer, TrainingExample
+from glap_jax.pipeline.captions import check_language
+from glap_jax.pipeline.examples import Example, Tokenizer, TrainingExample
 from glap_jax.pipeline.sources import TarSource, find_shards
 from glap_jax.text import tokenizers
 
@@ -31,10 +28,6 @@ MOST_THREADS = 16
 MOST_WAITING = 128
 # Waveforms cross processes in shared memory, the rest through a pipe.
 LEAST_SHARED_BYTES = 4096
-# Smaller test groups are decoded before a process has started.
-WORTH_PROCESSES = 2000
-# Evaluation lengths as shares of the longest, so that a model compiles this many shapes at most.
-BUCKETS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
 
 
 def examples(config: DataConfig, *, seed: int, tokenizer: Tokenizer) -> grain.MapDataset[Example]:
@@ -119,12 +112,12 @@ class TrainingIterator(grain.DatasetIterator[dict[str, np.ndarray]]):
         self._assert_not_closed()
         if not self._running:
             rest = self._stream[self._position :]
-            self._running.append(_read(rest, self._config.workers, ahead=2 * self._rows))
+            self._running.append(read(rest, self._config.workers, ahead=2 * self._rows))
         found: list[Example] = []
         while len(found) < self._rows:
             example = next(self._running[0])
             self._position += 1
-            if _is_good(example, self.ledger):
+            if is_good(example, self.ledger):
                 found.append(example)
         self.keys = [example["key"] for example in found]
         return self._batch(found)
@@ -134,7 +127,7 @@ class TrainingIterator(grain.DatasetIterator[dict[str, np.ndarray]]):
         samples = round(config.crop_seconds * config.sample_rate)
         ids, mask = tokenizers.pad([example["ids"].tolist() for example in found], config.max_tokens)
         return {
-            **_waveforms(found, rows=len(found), samples=samples),
+            **waveforms(found, rows=len(found), samples=samples),
             "ids": ids,
             "text_mask": mask,
             "clip": np.asarray([example["clip"] for example in found], np.int64),
@@ -171,84 +164,7 @@ class TrainingIterator(grain.DatasetIterator[dict[str, np.ndarray]]):
         super().close()
 
 
-@dataclasses.dataclass(frozen=True)
-class Clip:
-    """What an evaluation knows of a clip besides its samples.
-
-    Attributes:
-        key: its key in `shard`.
-        shard: path of the tar file.
-        group: name of the test group.
-        captions: all captions of the clip, each with the NLLB code that the text tower is told.
-        translations: its captions in other languages.
-        ids: token row of each caption, at most `max_tokens` long.
-    """
-
-    key: str
-    shard: str
-    group: str
-    captions: tuple[Caption, ...]
-    translations: tuple[Caption, ...]
-    ids: tuple[list[int], ...]
-
-
-class EvaluationBatch(NamedTuple):
-    """Clips of a test group in order; rows of silence that are not `valid` fill up the last batch."""
-
-    waveform: Float[np.ndarray, "B T"]
-    lengths: Int[np.ndarray, " B"]
-    valid: Bool[np.ndarray, " B"]
-    clips: tuple[Clip, ...]
-
-
-def evaluation(
-    config: DataConfig, group: GroupConfig, *, batch: int, tokenizer: Tokenizer
-) -> Iterator[EvaluationBatch]:
-    """All good clips of a test group, once and in order, from their start and up to `eval_seconds`.
-
-    T is the shortest of five fixed lengths that a batch fits into; `clips` has one entry a valid row.
-
-    Raises:
-        GlapError: shards that cannot be read, too many bad clips, or no good one.
-    """
-    check_language(config)
-    source = TarSource(find_shards(group.shards, config.root))
-    stream = grain.MapDataset.source(source).map(EvaluationExample(config, 0))
-    ledger = Ledger(config.bad_share, f"test group '{group.name}'")
-    elements = _read(stream, config.workers if len(source) >= WORTH_PROCESSES else 0, ahead=2 * batch)
-    longest = round(config.eval_seconds * config.sample_rate)
-    waiting: list[Example] = []
-    try:
-        for example in elements:
-            if _is_good(example, ledger):
-                waiting.append(example)
-            if len(waiting) == batch:
-                yield _evaluation_batch(waiting, batch, longest, config, group.name, tokenizer)
-                waiting = []
-        if waiting:
-            yield _evaluation_batch(waiting, batch, longest, config, group.name, tokenizer)
-    finally:
-        elements.close()
-    if ledger.read == ledger.bad:
-        raise ledger.too_many()
-
-
-def _evaluation_batch(
-    found: list[Example], rows: int, longest: int, config: DataConfig, group: str, tokenizer: Tokenizer
-) -> EvaluationBatch:
-    need = max(len(example["waveform"]) for example in found)
-    samples = next(size for share in BUCKETS if (size := round(share * longest)) >= need)
-    arrays = _waveforms(found, rows=rows, samples=samples)
-    clips = []
-    for example in found:
-        captions = example["captions"]
-        encoded = [tokenizer.encode(caption.text, language=caption.language) for caption in captions.own]
-        ids = tuple(tokenizer.cut(row, config.max_tokens) for row in encoded)
-        clips.append(Clip(example["key"], example["shard"], group, captions.own, captions.translations, ids))
-    return EvaluationBatch(arrays["waveform"], arrays["lengths"], np.arange(rows) < len(found), tuple(clips))
-
-
-def _read(stream: grain.MapDataset[Example], workers: int, *, ahead: int) -> grain.DatasetIterator[Example]:
+def read(stream: grain.MapDataset[Example], workers: int, *, ahead: int) -> grain.DatasetIterator[Example]:
     """Runs the stream in `workers` processes, or in threads of this one."""
     if workers:
         if not flags.FLAGS.is_parsed():
@@ -272,7 +188,7 @@ def _stop(running: list[grain.DatasetIterator[Example]]) -> None:
         running.pop().close()
 
 
-def _is_good(example: Example, ledger: Ledger) -> bool:
+def is_good(example: Example, ledger: Ledger) -> bool:
     """Counts the example; False where it is bad."""
     if example["reason"]:
         ledger.skip(f"{example['shard']}:{example['key']}", example["reason"], example["detail"])
@@ -281,7 +197,7 @@ def _is_good(example: Example, ledger: Ledger) -> bool:
     return True
 
 
-def _waveforms(found: list[Example], *, rows: int, samples: int) -> dict[str, np.ndarray]:
+def waveforms(found: list[Example], *, rows: int, samples: int) -> dict[str, np.ndarray]:
     """`waveform` (rows, samples) and `lengths`. Rows beyond the examples are silence of full length, because
     an encoder needs some samples to look at."""
     waveform = np.zeros((rows, samples), np.float32)

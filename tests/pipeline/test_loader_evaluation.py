@@ -10,6 +10,7 @@ import pytest
 from glap_jax.config import DataConfig, GroupConfig
 from glap_jax.errors import GlapError
 from glap_jax.pipeline import loader
+from glap_jax.pipeline.evaluation import evaluation
 from glap_jax.text.tokenizers import SonarTokenizer
 
 SAMPLES = Path(__file__).parents[2] / "data" / "samples"
@@ -17,7 +18,7 @@ SAMPLES = Path(__file__).parents[2] / "data" / "samples"
 
 def test_evaluation_is_whole_and_in_order(config, tokenizer):
     config = dataclasses.replace(config, eval_seconds=2.0)
-    batches = list(loader.evaluation(config, config.test[0], batch=3, tokenizer=tokenizer))
+    batches = list(evaluation(config, config.test[0], batch=3, tokenizer=tokenizer))
     assert [batch.valid.tolist() for batch in batches] == [[True] * 3, [True] * 3, [True, True, False]]
     clips = [clip for batch in batches for clip in batch.clips]
     assert [clip.key for clip in clips] == [f"a{number:02d}" for number in range(8)]
@@ -29,7 +30,7 @@ def test_evaluation_is_whole_and_in_order(config, tokenizer):
     assert {clip.group for clip in clips} == {"a"}
     assert clips[0].captions[0].text == "tone a00"
     assert clips[0].ids == (tokenizer.encode("tone a00", language="eng_Latn"),)
-    again = list(loader.evaluation(config, config.test[0], batch=3, tokenizer=tokenizer))
+    again = list(evaluation(config, config.test[0], batch=3, tokenizer=tokenizer))
     for one, other in zip(batches, again, strict=True):
         np.testing.assert_array_equal(one.waveform, other.waveform)
         assert one.clips == other.clips
@@ -44,7 +45,7 @@ def test_evaluation_reads_all_captions_and_cuts_long_clips(tmp_path, tar, audio,
     tar(tmp_path / "test.tar", members)
     group = GroupConfig("t", ("test.tar",))
     config = DataConfig(root=str(tmp_path), eval_seconds=4.0, language="true", max_characters=2)
-    batches = list(loader.evaluation(config, group, batch=1, tokenizer=tokenizer))
+    batches = list(evaluation(config, group, batch=1, tokenizer=tokenizer))
     assert [batch.waveform.shape[1] for batch in batches] == [8000, 32000, 64000]
     assert [batch.lengths.tolist() for batch in batches] == [[8000], [24000], [64000]]
     clip = batches[0].clips[0]
@@ -59,7 +60,7 @@ def test_evaluation_without_a_good_clip(tmp_path, tar, tokenizer):
     tar(tmp_path / "test.tar", [("a.flac", b"words"), ("a.json", b'{"caption": "a"}')])
     config = DataConfig(root=str(tmp_path))
     with pytest.raises(GlapError, match=r"1 of 1 clips of test group 't'.*not_audio"):
-        list(loader.evaluation(config, GroupConfig("t", ("test.tar",)), batch=2, tokenizer=tokenizer))
+        list(evaluation(config, GroupConfig("t", ("test.tar",)), batch=2, tokenizer=tokenizer))
 
 
 def test_embedded_samples():
@@ -84,5 +85,5 @@ def test_embedded_samples():
     assert iterator.ledger.summary() == "the training data: 256 clips read, none bad, 0 captions cut"
     iterator.close()
     for group in config.test:
-        batches = list(loader.evaluation(config, group, batch=32, tokenizer=tokenizer))
+        batches = list(evaluation(config, group, batch=32, tokenizer=tokenizer))
         assert sum(int(batch.valid.sum()) for batch in batches) > 20

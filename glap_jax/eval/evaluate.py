@@ -1,0 +1,148 @@
+"""From a model and test groups to embeddings, retrieval tables and a report."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from glap_jax.config import DataConfig, TrainConfig
+from glap_jax.errors import GlapError
+from glap_jax.eval.report import write_report
+from glap_jax.eval.retrieval import Table, heat_map, retrieval_tables
+from glap_jax.inference import Model
+from glap_jax.model import DualEncoder
+from glap_jax.pipeline.evaluation import Clip, evaluation
+from glap_jax.progress import track
+from glap_jax.text.tokenizers import SonarTokenizer
+
+# Clips that are encoded together.
+BATCH = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class Embedded:
+    """Embedded test groups.
+
+    Attributes:
+        audio: `A E` unit rows, float32, one a clip.
+        text: `C E` unit rows, float32, one a caption; a clip's captions follow one another.
+        owners: `C`, the row of the clip that each caption describes.
+        clips: `A`, what is known of each clip.
+    """
+
+    audio: Float[np.ndarray, "A E"]
+    text: Float[np.ndarray, "C E"]
+    owners: Int[np.ndarray, " C"]
+    clips: tuple[Clip, ...]
+
+
+def embed(model: Model, data: DataConfig) -> Embedded:
+    """Embeds every good clip and caption of `data`'s test groups, in order.
+
+    Raises:
+        GlapError: no test groups, no tokenizer in the model, or shards that cannot be read.
+    """
+    if not data.test:
+        raise GlapError("config: 'data.test' names no groups; give at least one GroupConfig to evaluate on")
+    tokenizer = model.require_tokenizer()
+    rows, clips = [], []
+    for group in data.test:
+        batches = evaluation(data, group, batch=BATCH, tokenizer=tokenizer)
+        for batch in track(batches, f"embedding {group.name}", unit="batch"):
+            rows.append(model.encode_waveforms(batch.waveform, batch.lengths)[batch.valid])
+            clips.extend(batch.clips)
+    ids = [row for clip in clips for row in clip.ids]
+    owners = np.repeat(np.arange(len(clips)), [len(clip.ids) for clip in clips])
+    return Embedded(np.concatenate(rows), model.encode_ids(ids), owners, tuple(clips))
+
+
+def tables(embedded: Embedded) -> list[Table]:
+    """Retrieval both ways, pooled, per group and per language, beside chance.
+
+    Clips with the same caption in the same language are right answers for each other's captions.
+    """
+    clips = embedded.clips
+    return retrieval_tables(
+        embedded.audio,
+        embedded.text,
+        owners=embedded.owners,
+        captions=[f"{clip.language} {caption.text}" for clip in clips for caption in clip.captions],
+        groups=[clip.group for clip in clips],
+        languages=[clip.language for clip in clips],
+    )
+
+
+def evaluate(
+    model: Model,
+    task: DataConfig | TrainConfig,
+    *,
+    out: Path | None = None,
+    title: str = "Retrieval",
+    facts: Mapping[str, str | int | float] | None = None,
+) -> list[Table]:
+    """Retrieval figures of a model on a task's test groups.
+
+    Args:
+        model: as `glap_jax.load` returns it.
+        task: what to read, or the configuration of a run that says so.
+        out: folder for report.md, report.json and plots; none writes nothing.
+        title, facts: what the report says of the model besides what is known here.
+
+    Raises:
+        GlapError: no test groups, no tokenizer in the model, shards that cannot be read, no place to write.
+    """
+    embedded = embed(model, task.data if isinstance(task, TrainConfig) else task)
+    found = tables(embedded)
+    if out is not None:
+        report(embedded, found, out, title=title, facts=facts)
+    return found
+
+
+def report(
+    embedded: Embedded,
+    found: list[Table],
+    out: Path,
+    *,
+    title: str,
+    facts: Mapping[str, str | int | float] | None = None,
+) -> list[Path]:
+    """Writes the report of `tables(embedded)` into the folder `out`; returns the files."""
+    known = {"clips": len(embedded.clips), "captions": len(embedded.text), "width": embedded.audio.shape[1]}
+    picture = heat_map(
+        embedded.audio,
+        embedded.text,
+        owners=embedded.owners,
+        groups=[clip.group for clip in embedded.clips],
+    )
+    return write_report(out, found, title=title, facts={**known, **(facts or {})}, heat_map=picture)
+
+
+def during_training(config: TrainConfig) -> Callable[[DualEncoder, int], dict[str, float]] | None:
+    """What the train loop calls to evaluate: pooled figures of the run's test groups, beside chance.
+
+    Writes the report of the newest evaluation into `evaluation` in the run folder. None where the run names
+    no test groups.
+    """
+    if not config.data.test:
+        return None
+    path = Path(config.data.root) / config.data.tokenizer
+    tokenizer = SonarTokenizer.fitting(path, config.model.text.vocabulary)
+
+    def hook(module: DualEncoder, step: int) -> dict[str, float]:
+        found = evaluate(
+            Model(module, tokenizer),
+            config,
+            out=Path(config.out) / "evaluation",
+            title=config.name,
+            facts={"step": step},
+        )
+        pooled = found[0]
+        return {
+            f"{direction}/{name}": value
+            for direction, figures in pooled.metrics.items()
+            for name, value in figures.items()
+        }
+
+    return hook

@@ -1,0 +1,103 @@
+"""Evaluation batches: every good clip of a test group once, in order, unchanged."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import grain
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from glap_jax.config import DataConfig, GroupConfig
+from glap_jax.pipeline import loader
+from glap_jax.pipeline.bad import Ledger
+from glap_jax.pipeline.captions import Caption, check_language
+from glap_jax.pipeline.examples import EvaluationExample, Example, Tokenizer
+from glap_jax.pipeline.sources import TarSource, find_shards
+
+# Smaller test groups are decoded before a process has started.
+WORTH_PROCESSES = 2000
+# Evaluation lengths as shares of the longest, so that a model compiles this many shapes at most.
+BUCKETS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+    """What an evaluation knows of a clip besides its samples.
+
+    Attributes:
+        key: its key in `shard`.
+        shard: path of the tar file.
+        group: name of the test group.
+        language: NLLB code of its own captions.
+        captions: all captions of the clip, each with the NLLB code that the text tower is told.
+        translations: its captions in other languages.
+        ids: token row of each caption, at most `max_tokens` long.
+    """
+
+    key: str
+    shard: str
+    group: str
+    language: str
+    captions: tuple[Caption, ...]
+    translations: tuple[Caption, ...]
+    ids: tuple[list[int], ...]
+
+
+class EvaluationBatch(NamedTuple):
+    """Clips of a test group in order; rows of silence that are not `valid` fill up the last batch."""
+
+    waveform: Float[np.ndarray, "B T"]
+    lengths: Int[np.ndarray, " B"]
+    valid: Bool[np.ndarray, " B"]
+    clips: tuple[Clip, ...]
+
+
+def evaluation(
+    config: DataConfig, group: GroupConfig, *, batch: int, tokenizer: Tokenizer
+) -> Iterator[EvaluationBatch]:
+    """All good clips of a test group, once and in order, from their start and up to `eval_seconds`.
+
+    T is the shortest of five fixed lengths that a batch fits into; `clips` has one entry a valid row.
+
+    Raises:
+        GlapError: shards that cannot be read, too many bad clips, or no good one.
+    """
+    check_language(config)
+    source = TarSource(find_shards(group.shards, config.root))
+    stream = grain.MapDataset.source(source).map(EvaluationExample(config, 0))
+    ledger = Ledger(config.bad_share, f"test group '{group.name}'")
+    elements = loader.read(stream, config.workers if len(source) >= WORTH_PROCESSES else 0, ahead=2 * batch)
+    longest = round(config.eval_seconds * config.sample_rate)
+    waiting: list[Example] = []
+    try:
+        for example in elements:
+            if loader.is_good(example, ledger):
+                waiting.append(example)
+            if len(waiting) == batch:
+                yield _evaluation_batch(waiting, batch, longest, config, group.name, tokenizer)
+                waiting = []
+        if waiting:
+            yield _evaluation_batch(waiting, batch, longest, config, group.name, tokenizer)
+    finally:
+        elements.close()
+    if ledger.read == ledger.bad:
+        raise ledger.too_many()
+
+
+def _evaluation_batch(
+    found: list[Example], rows: int, longest: int, config: DataConfig, group: str, tokenizer: Tokenizer
+) -> EvaluationBatch:
+    need = max(len(example["waveform"]) for example in found)
+    samples = next(size for share in BUCKETS if (size := round(share * longest)) >= need)
+    arrays = loader.waveforms(found, rows=rows, samples=samples)
+    clips = []
+    for example in found:
+        captions = example["captions"]
+        encoded = [tokenizer.encode(caption.text, language=caption.language) for caption in captions.own]
+        ids = tuple(tokenizer.cut(row, config.max_tokens) for row in encoded)
+        own, translations = captions.own, captions.translations
+        clips.append(
+            Clip(example["key"], example["shard"], group, example["language"], own, translations, ids)
+        )
+    return EvaluationBatch(arrays["waveform"], arrays["lengths"], np.arange(rows) < len(found), tuple(clips))
