@@ -15,12 +15,11 @@ from typing import Any
 import grain
 import jax
 import orbax.checkpoint as ocp
-from flax import nnx
 
 from glap_jax import config as configs
 from glap_jax.config import TrainConfig
 from glap_jax.errors import GlapError
-from glap_jax.train.state import TrainState
+from glap_jax.train.state import TrainState, Weights
 
 # A resumed run may change these; everything else about the data decides what the next batch holds.
 FREE_DATA_KEYS = ("root", "workers", "test", "eval_seconds", "bad_share")
@@ -83,14 +82,14 @@ class Checkpoints:
         with self._writing("a checkpoint"):
             self._manager.wait_until_finished()
 
-    def save_frozen(self, frozen: nnx.State) -> None:
+    def save_frozen(self, frozen: Weights) -> None:
         """Writes what this run never changes. Raises GlapError if it cannot be written."""
         if not jax.tree.leaves(frozen):
             return
         with self._writing("the frozen parameters"), ocp.StandardCheckpointer() as writer:
             writer.save(self.out / "frozen", frozen, force=True)
 
-    def restore_frozen(self, frozen: nnx.State) -> nnx.State:
+    def restore_frozen(self, frozen: Weights) -> Weights:
         """What `save_frozen` wrote, in the form and on the devices of `frozen`.
 
         Raises:

@@ -33,7 +33,7 @@ from glap_jax.train.step import Batch, make_step, over_data, replicated
 from glap_jax.train.writers import Intake, Log, Writers
 
 Evaluate = Callable[[DualEncoder, int], dict[str, float]]
-BATCH_KEYS = ("waveform", "lengths", "ids", "text_mask", "clip")
+BATCH_KEYS = ("waveform", "lengths", "ids", "text_mask")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +123,7 @@ def train(
 
         done = first
         for done in range(first + 1, config.steps + 1):
-            batch, intake = next_batch(data, mesh)
+            batch, intake = next_batch(data, mesh, config.loss.positives)
             state, metrics = step(state, frozen, batch)
             log.add(done, metrics, intake)
             checkpoints.check()
@@ -185,13 +185,14 @@ def open_data(config: TrainConfig) -> tuple[grain.DatasetIterator, SonarTokenize
     return data, tokenizer
 
 
-def next_batch(data: grain.DatasetIterator, mesh: Mesh) -> tuple[Batch, Intake]:
+def next_batch(data: grain.DatasetIterator, mesh: Mesh, positives: str) -> tuple[Batch, Intake]:
     """The next batch, shared out over the mesh, and what it took to get it."""
     began = time.monotonic()
     host = next(data)
     intake = Intake(len(host["lengths"]), int(host["lengths"].sum()), time.monotonic() - began)
     # Identities only have to stay equal or different: 32 bits of them do, and JAX has no more by default.
-    arrays = {key: host[key] for key in BATCH_KEYS} | {"clip": host["clip"].astype(np.int32)}
+    identity = host["caption" if positives == "caption" else "clip"].astype(np.int32)
+    arrays = {key: host[key] for key in BATCH_KEYS} | {"identity": identity}
     spread = over_data(mesh)
     return {key: jax.make_array_from_process_local_data(spread, x) for key, x in arrays.items()}, intake
 

@@ -1,11 +1,12 @@
 """Adam with rules: where weight decay acts, how fast each parameter learns, and a cosine schedule."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from flax import nnx
+from jaxtyping import Array, ArrayLike
 
 from glap_jax import rules
 from glap_jax.config import OptimizerConfig
@@ -33,12 +34,16 @@ def cosine(config: OptimizerConfig, steps: int) -> optax.Schedule:
         decay_steps=steps,
         end_value=config.final_share * config.learning_rate,
     )
-    # Counting from 1: an update at rate 0 would waste the first batch.
-    return lambda count: jnp.asarray(curve(count + 1), jnp.float32)
+
+    def rate(count: ArrayLike) -> Array:
+        # Counting from 1: an update at rate 0 would waste the first batch.
+        return jnp.asarray(curve(jnp.asarray(count, jnp.float32) + 1.0), jnp.float32)
+
+    return rate
 
 
 def adam(
-    config: OptimizerConfig, schedule: optax.Schedule, trainable: nnx.State, paths: Sequence[str]
+    config: OptimizerConfig, schedule: optax.Schedule, trainable: Any, paths: Sequence[str]
 ) -> optax.GradientTransformation:
     """Clipping, Adam's moments, decoupled weight decay, then each parameter's own rate.
 
@@ -48,7 +53,7 @@ def adam(
     Args:
         config: constants and rules.
         schedule: from `cosine`.
-        trainable: what the optimizer will hold state for.
+        trainable: an `nnx.State`, what the optimizer will hold state for.
         paths: all parameters of the model, frozen ones too, so that a rule may name a frozen tower.
 
     Raises:
@@ -57,11 +62,11 @@ def adam(
     decay = rules.apply(config.decay, paths, what="optimizer.decay")
     scale = rules.apply(config.scale, paths, what="optimizer.scale")
 
-    def spread(values: dict) -> nnx.State:
+    def spread(values: dict) -> Any:
         return jax.tree_util.tree_map_with_path(lambda path, _: values[parameter_path(path)], trainable)
 
     factors = spread(scale)
-    return optax.chain(
+    chain = optax.chain(
         # `identity` keeps the state's form when clipping is switched on or off between two parts of a run.
         optax.identity() if config.clip is None else optax.clip_by_global_norm(config.clip),
         optax.scale_by_adam(config.b1, config.b2, config.epsilon),
@@ -69,6 +74,13 @@ def adam(
         optax.stateless(lambda updates, _: jax.tree.map(lambda u, factor: u * factor, updates, factors)),
         optax.scale_by_learning_rate(schedule),
     )
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        # Optax multiplies its integer counters with floats.
+        with jax.numpy_dtype_promotion("standard"):
+            return chain.update(updates, state, params)
+
+    return optax.GradientTransformation(chain.init, update)
 
 
 def parameter_path(path: Sequence[object]) -> str:

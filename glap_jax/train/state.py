@@ -1,7 +1,7 @@
 """What a run carries from step to step, and how a model's parameters are parted into trained and frozen."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,10 @@ from glap_jax.model import DualEncoder
 COMPUTE = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
+# An `nnx.State`; named loosely because the run-time checker trips over a deprecated base of that class.
+Weights = Any
+
+
 class TrainState(NamedTuple):
     """All that changes during a run.
 
@@ -29,12 +33,12 @@ class TrainState(NamedTuple):
     """
 
     step: Int[Array, ""]
-    trainable: nnx.State
+    trainable: Weights
     optimizer: optax.OptState
-    average: nnx.State | None
+    average: Weights | None
 
     @property
-    def published(self) -> nnx.State:
+    def published(self) -> Weights:
         """What evaluation and export use: the average where one is kept."""
         return self.trainable if self.average is None else self.average
 
@@ -51,8 +55,8 @@ class Parts(NamedTuple):
     """
 
     graph: nnx.GraphDef
-    trainable: nnx.State
-    frozen: nnx.State
+    trainable: Weights
+    frozen: Weights
     paths: tuple[str, ...]
     learning: frozenset[str]
 

@@ -6,7 +6,7 @@ embeddings at once, then each part is encoded again and that gradient is sent ba
 """
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int
 from glap_jax import losses
 from glap_jax.config import LossConfig, TrainConfig
 from glap_jax.model import DualEncoder
-from glap_jax.train.state import Parts, TrainState
+from glap_jax.train.state import Parts, TrainState, Weights
 
 Batch = dict[str, Array]
 Metrics = dict[str, Array]
@@ -27,18 +27,19 @@ Loss = Callable[[DualEncoder, Array, Array, Array], Array]
 
 
 def make_loss(config: LossConfig, mesh: Mesh | None = None) -> Loss:
-    """`loss(module, audio, text, clip)`, a float32 scalar: audio and text `B E` unit rows, clip `B` ids.
+    """`loss(module, audio, text, identity)`, a float32 scalar: audio, text `B E` unit rows, identity `B` ids.
 
-    `mesh` is where the rows are sharded over; none is one device. InfoNCE shares its targets among pairs
-    whose `clip` is equal (ML-CLAP); the sigmoid loss takes each pair for itself (GLAP's released code).
+    `mesh` is where the rows are sharded over; none is one device. Unless `config.positives` is `pair`, pairs
+    of equal identity are positives of one another.
     """
 
     def loss(
-        module: DualEncoder, audio: Float[Array, "B E"], text: Float[Array, "B E"], clip: Int[Array, " B"]
+        module: DualEncoder, audio: Float[Array, "B E"], text: Float[Array, "B E"], identity: Int[Array, " B"]
     ) -> Float[Array, ""]:
         temperature = module.temperature[...]
+        shared = None if config.positives == "pair" else identity
         if config.kind == "infonce":
-            targets = losses.joint_targets(clip)
+            targets = None if shared is None else losses.joint_targets(shared)
             scale = -jnp.log(temperature)
             return losses.infonce(audio, text, log_scale=scale, targets=targets, regularise=config.regularise)
         return losses.sigmoid(
@@ -50,6 +51,7 @@ def make_loss(config: LossConfig, mesh: Mesh | None = None) -> Loss:
             regularise=config.regularise,
             mesh=mesh,
             chunk=config.chunk,
+            ids=shared,
         )
 
     return loss
@@ -73,8 +75,8 @@ def embed(module: DualEncoder, inputs: Inputs) -> tuple[Float[Array, "B E"], Flo
 
 
 def value_and_gradient(
-    parts: Parts, trainable: nnx.State, frozen: nnx.State, batch: Batch, *, loss: Loss, accumulation: int
-) -> tuple[Float[Array, ""], nnx.State, tuple[Array, Array]]:
+    parts: Parts, trainable: Weights, frozen: Weights, batch: Batch, *, loss: Loss, accumulation: int
+) -> tuple[Float[Array, ""], Weights, tuple[Array, Array]]:
     """Loss of a whole batch, its gradient for every trainable parameter, and the batch's unit rows.
 
     `accumulation` parts of the batch are encoded one after the other; the result does not depend on it. A
@@ -82,14 +84,14 @@ def value_and_gradient(
     """
     merge = lambda weights: nnx.merge(parts.graph, weights, frozen)  # noqa: E731
     towers = {side: parts.learns(side) for side in ("audio", "text")}
-    clip = batch["clip"]
+    identity = batch["identity"]
     if accumulation == 1:
         inputs = prepare(merge(trainable), batch, **towers)
 
-        def whole(weights: nnx.State) -> tuple[Array, tuple[Array, Array]]:
+        def whole(weights: Weights) -> tuple[Array, tuple[Array, Array]]:
             module = merge(weights)
             rows = embed(module, inputs)
-            return loss(module, *rows, clip), rows
+            return loss(module, *rows, identity), rows
 
         (value, rows), gradient = jax.value_and_grad(whole, has_aux=True)(trainable)
         return value, gradient, rows
@@ -102,13 +104,13 @@ def value_and_gradient(
     inputs, parted = jax.lax.map(encode, jax.tree.map(lambda x: cut(x, accumulation), batch))
     rows = jax.tree.map(join, parted)
 
-    def from_rows(weights: nnx.State, rows: tuple[Array, Array]) -> Array:
-        return loss(merge(weights), *rows, clip)
+    def from_rows(weights: Weights, rows: tuple[Array, Array]) -> Array:
+        return loss(merge(weights), *rows, identity)
 
     # With the rows held fixed only the loss's own scalars have a gradient; all others start as zeros.
     value, (scalars, cotangents) = jax.value_and_grad(from_rows, argnums=(0, 1))(trainable, rows)
 
-    def back(total: nnx.State, part: tuple[Inputs, tuple[Array, Array]]) -> tuple[nnx.State, None]:
+    def back(total: Weights, part: tuple[Inputs, tuple[Array, Array]]) -> tuple[Weights, None]:
         inputs, cotangent = part
         _, pull = jax.vjp(lambda weights: embed(merge(weights), inputs), trainable)
         return jax.tree.map(jnp.add, total, pull(cotangent)[0]), None
@@ -135,7 +137,7 @@ def cosine_means(audio: Float[Array, "B E"], text: Float[Array, "B E"]) -> Metri
     return {"positive": true / batch, "negative": (every - true) / max(batch * (batch - 1), 1)}
 
 
-def moving_average(average: nnx.State, new: nnx.State, step: Int[Array, ""], decay: float) -> nnx.State:
+def moving_average(average: Weights, new: Weights, step: Int[Array, ""], decay: float) -> Weights:
     """`average + (1 - d) (new - average)`; d is `decay`, less in the first steps, (1 + n) / (10 + n).
 
     The slower start is TensorFlow's `ExponentialMovingAverage(num_updates)`: without it the random first
@@ -152,22 +154,22 @@ def make_step(
     optimizer: optax.GradientTransformation,
     schedule: optax.Schedule,
     mesh: Mesh,
-) -> Callable[[TrainState, nnx.State, Batch], tuple[TrainState, Metrics]]:
+) -> Callable[[TrainState, Weights, Batch], tuple[TrainState, Metrics]]:
     """The compiled `step(state, frozen, batch) -> (state, metrics)`; it takes over the memory of `state`.
 
-    The batch (keys `waveform` B T float32, `lengths` B, `ids` B N, `text_mask` B N, `clip` B) is spread over
-    the mesh, everything else is on every device. Metrics are float32 scalars: loss, grad_norm (before
+    The batch (keys `waveform` B T float32, `lengths` B, `ids` B N, `text_mask` B N, `identity` B) is spread
+    over the mesh, everything else is on every device. Metrics are float32 scalars: loss, grad_norm (before
     clipping), learning_rate, temperature, bias (those that the loss was computed with), and the mean cosines
     `positive` and `negative`.
     """
     loss = make_loss(config.loss, mesh if mesh.size > 1 else None)
 
-    def step(state: TrainState, frozen: nnx.State, batch: Batch) -> tuple[TrainState, Metrics]:
+    def step(state: TrainState, frozen: Weights, batch: Batch) -> tuple[TrainState, Metrics]:
         value, gradient, rows = value_and_gradient(
             parts, state.trainable, frozen, batch, loss=loss, accumulation=config.accumulation
         )
         updates, moments = optimizer.update(gradient, state.optimizer, state.trainable)
-        trainable = cast(nnx.State, optax.apply_updates(state.trainable, updates))
+        trainable = optax.apply_updates(state.trainable, updates)
         average = state.average
         if average is not None and config.ema is not None:
             average = moving_average(average, trainable, state.step + 1, config.ema)

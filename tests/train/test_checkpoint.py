@@ -1,0 +1,153 @@
+"""Checkpoints come back bit for bit, whole or not at all, and only into the run that they belong to."""
+
+import resource
+import shutil
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from glap_jax.errors import GlapError
+from glap_jax.train.checkpoint import Checkpoints
+from glap_jax.train.state import TrainState
+
+
+def data() -> grain.DatasetIterator:
+    return iter(grain.MapDataset.range(1000).to_iter_dataset())
+
+
+def state(seed: int, size: int = 50) -> TrainState:
+    draw = np.random.default_rng(seed)
+    weights = {"kernel": jnp.asarray(draw.normal(size=(size, 7)), jnp.float32)}
+    return TrainState(jnp.asarray(seed, jnp.int32), weights, (weights, jnp.asarray(seed, jnp.int32)), None)
+
+
+def same(one, other) -> bool:
+    return all(jax.tree.leaves(jax.tree.map(np.array_equal, one, other)))
+
+
+@pytest.fixture
+def filled(tmp_path, tiny):
+    """A run folder with checkpoints 1, 2 and 3; checkpoint n has taken n batches."""
+    batches = data()
+    with Checkpoints(tmp_path, tiny) as checkpoints:
+        for step in (1, 2, 3):
+            next(batches)
+            checkpoints.save(step, state(step), batches)
+        checkpoints.wait()
+    return tmp_path
+
+
+def test_state_and_data_come_back_exactly(filled, tiny):
+    batches = data()
+    with Checkpoints(filled, tiny) as checkpoints:
+        assert checkpoints.steps == [1, 2, 3]
+        restored = checkpoints.restore(state(9), batches)
+    assert same(restored, state(3))
+    assert restored.average is None
+    assert next(batches) == 3
+
+
+def test_only_the_newest_are_kept(tmp_path, tiny, changed):
+    with Checkpoints(tmp_path, changed(tiny, keep=2)) as checkpoints:
+        for step in (1, 2, 3):
+            checkpoints.save(step, state(step), data())
+        checkpoints.wait()
+        assert checkpoints.steps == [2, 3]
+
+
+def test_frozen_parameters_are_kept_apart(tmp_path, tiny):
+    frozen = state(5).trainable
+    with Checkpoints(tmp_path, tiny) as checkpoints:
+        checkpoints.save_frozen(frozen)
+        assert same(checkpoints.restore_frozen(state(6).trainable), frozen)
+        shutil.rmtree(tmp_path / "frozen")
+        with pytest.raises(GlapError, match="frozen"):
+            checkpoints.restore_frozen(frozen)
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ({"batch": 16}, "'batch' is 16 .* has 8"),
+        ({"seed": 1}, "'seed'"),
+        ({"ema": 0.9}, "'ema'"),
+        ({"model": {"joint": 8}}, "'model.joint' is 8 .* has 16"),
+        ({"data": {"crop_seconds": 3.0}}, "'data.crop_seconds'"),
+    ],
+)
+def test_another_configuration_is_refused(filled, tiny, changed, change, key):
+    with (
+        Checkpoints(filled, changed(tiny, **change)) as checkpoints,
+        pytest.raises(GlapError, match=key),
+    ):
+        checkpoints.restore(state(9), data())
+
+
+def test_what_does_not_shape_the_run_may_change(filled, tiny, changed):
+    config = changed(tiny, steps=99, data={"workers": 3}, optimizer={"learning_rate": 1.0})
+    with Checkpoints(filled, config) as checkpoints:
+        assert same(checkpoints.restore(state(9), data()), state(3))
+
+
+def spoil(folder) -> None:
+    for file in (folder / "state").rglob("*"):
+        if file.is_file():
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def test_corrupt_newest_falls_back_and_says_so(filled, tiny, capsys):
+    spoil(filled / "checkpoints" / "3")
+    batches = data()
+    with Checkpoints(filled, tiny) as checkpoints:
+        assert same(checkpoints.restore(state(9), batches), state(2))
+        assert next(batches) == 2
+        assert "checkpoint 3 cannot be read" in capsys.readouterr().err
+        assert checkpoints.steps == [1, 2]
+        checkpoints.save(3, state(3), batches)
+        checkpoints.wait()
+        assert checkpoints.steps == [1, 2, 3]
+    assert (filled / "corrupt" / "3").is_dir()
+
+
+def test_nothing_readable_is_one_line_and_moves_nothing(filled, tiny):
+    for step in (1, 2, 3):
+        spoil(filled / "checkpoints" / str(step))
+    with Checkpoints(filled, tiny) as checkpoints:
+        with pytest.raises(GlapError, match=r"no checkpoint .* can be read") as caught:
+            checkpoints.restore(state(9), data())
+        assert "\n" not in str(caught.value)
+        assert checkpoints.steps == [1, 2, 3]
+
+
+def test_half_written_checkpoint_is_never_picked_up(filled, tiny):
+    newest = filled / "checkpoints" / "3"
+    newest.rename(newest.with_name("3.orbax-checkpoint-tmp"))
+    with Checkpoints(filled, tiny) as checkpoints:
+        assert checkpoints.steps == [1, 2]
+        assert same(checkpoints.restore(state(9), data()), state(2))
+
+
+def test_full_disk_leaves_earlier_checkpoints_intact(tmp_path, tiny):
+    """A limit on file size is what a full disk looks like from here: a write that the system refuses."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def write() -> None:
+        with Checkpoints(tmp_path, tiny) as checkpoints:
+            checkpoints.save(1, state(1), data())
+            checkpoints.wait()
+            try:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (16 * 1024, before[1]))
+                checkpoints.save(2, state(2, size=50_000), data())
+                checkpoints.wait()
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    with pytest.raises(GlapError, match=r"could not be written .* checkpoint 1 is intact") as caught:
+        write()
+    assert "\n" not in str(caught.value)
+    with Checkpoints(tmp_path, tiny) as checkpoints:
+        assert checkpoints.steps == [1]
+        assert same(checkpoints.restore(state(9), data()), state(1))

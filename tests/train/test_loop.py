@@ -1,0 +1,146 @@
+"""Whole runs on the embedded samples: killed, interrupted, poisoned, resumed."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from glap_jax import config as configs
+from glap_jax import folder
+from glap_jax.errors import GlapError
+from glap_jax.train import loop
+from glap_jax.train import state as states
+from glap_jax.train.writers import read
+
+TIMES = ("clips_per_second", "audio_per_second", "data_wait")
+
+# Trains the configuration in a file; sends itself a signal at a step. KILL is the real kill -9.
+RUN = """
+import os, signal, sys
+from pathlib import Path
+from glap_jax import config as configs
+from glap_jax.train.loop import train
+
+file, resume, step, name = sys.argv[1:]
+
+def evaluate(module, done):
+    if done == int(step):
+        os.kill(os.getpid(), signal.Signals[name])
+    return {}
+
+config = configs.from_json(configs.TrainConfig, Path(file).read_text(), where=file)
+result = train(config, resume=bool(int(resume)), evaluate=evaluate)
+print(result.finished, result.step)
+"""
+
+
+def one_device():
+    return jax.devices()[:1]
+
+
+def losses(out: str) -> list[dict[str, float]]:
+    rows = read(Path(out) / "metrics.csv")
+    return [{key: value for key, value in row.items() if key not in TIMES} for row in rows]
+
+
+@pytest.mark.slow
+def test_killed_and_interrupted_run_continues_bit_for_bit(small_run, changed, tmp_path):
+    def run(config, *, resume: int = 0, step: int = 0, name: str = "SIGKILL"):
+        file = tmp_path / "config.json"
+        file.write_text(configs.to_json(config))
+        # One compilation for all runs, as a run that is resumed on the same machine has.
+        places = {"XLA_FLAGS": "", "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache")}
+        return subprocess.run(
+            [sys.executable, "-c", RUN, str(file), str(resume), str(step), name],
+            env=os.environ | places | {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+
+    config = changed(small_run, eval_every=1, ema=0.9, accumulation=2, steps=7)
+    whole = changed(config, out=str(tmp_path / "whole"))
+    done = run(whole)
+    assert done.stdout.split() == ["True", "7"], done.stderr
+
+    assert run(config, step=3).returncode == -signal.SIGKILL
+    assert Path(config.out, "metrics.csv").exists()
+    interrupted = run(config, resume=1, step=4, name="SIGTERM")
+    assert interrupted.stdout.split() == ["False", "5"], interrupted.stderr
+    assert "--resume" in interrupted.stderr
+    done = run(config, resume=1)
+    assert done.stdout.split() == ["True", "7"], done.stderr
+
+    assert [row["step"] for row in losses(config.out)] == [1, 2, 3, 4, 5, 6, 7]
+    assert losses(config.out) == losses(whole.out)
+    ends = [folder.load_module(Path(each.out) / "model")[0] for each in (config, whole)]
+    arrays = [jax.tree.leaves(jax.tree.map(np.asarray, nnx.state(module))) for module in ends]
+    for mine, theirs in zip(*arrays, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+@pytest.mark.slow
+def test_nonsense_stops_and_resumes_and_the_end_is_exported(small_run, changed, monkeypatch):
+    calls = []
+
+    def poisoned(*args):
+        batch, intake = next_batch(*args)
+        calls.append(1)
+        if len(calls) == 5:
+            batch["waveform"] = batch["waveform"] * np.float32(np.nan)
+        return batch, intake
+
+    next_batch = loop.next_batch
+    monkeypatch.setattr(loop, "next_batch", poisoned)
+    with pytest.raises(GlapError, match="at step 5"):
+        loop.train(small_run, devices=one_device())
+    monkeypatch.undo()
+    assert [row["step"] for row in losses(small_run.out)] == [1, 2, 3, 4]
+    with pytest.raises(GlapError, match="--resume"):
+        loop.train(small_run, devices=one_device())
+
+    seen = []
+    evaluate = lambda module, step: seen.append((step, float(module.temperature[...]))) or {"r1": 1.0}  # noqa: E731
+    config = changed(small_run, eval_every=5)
+    result = loop.train(config, resume=True, evaluate=evaluate, devices=one_device())
+    assert (result.step, result.finished, result.evaluation) == (6, True, {"r1": 1.0})
+    assert [step for step, _ in seen] == [5, 6]
+    assert [row["step"] for row in losses(small_run.out)] == [1, 2, 3, 4, 5, 6]
+    for name in ("training.png", "config.json", "evaluation.csv", "tensorboard", "frozen"):
+        assert (result.out / name).exists(), name
+    module, model = folder.load_module(result.model)
+    assert model == config.model
+    # The published form is the trained one, with the input statistics that were measured at the start.
+    assert float(module.temperature[...]) == seen[-1][1] != np.float32(0.07)
+    assert float(module.audio.frontend.norm.mean[...].mean()) < -1.0
+
+    begun = states.build(config, initial=str(result.model))
+    assert float(begun.temperature[...]) == seen[-1][1]
+    with pytest.raises(GlapError, match=r"initial: 'model.joint' is 8 .* and 16"):
+        states.build(changed(config, model={"joint": 8}), initial=str(result.model))
+
+
+def test_batch_that_devices_cannot_share_is_refused(small_run, changed):
+    with pytest.raises(GlapError, match="8 devices"):
+        loop.make_mesh(changed(small_run, batch=16, accumulation=4), None)
+
+
+def test_stop_signal_is_noted_once():
+    with loop.stop_signals() as received:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert received == [signal.SIGTERM]
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+        assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+
+
+def test_package_is_the_function():
+    import glap_jax.train
+
+    assert callable(glap_jax.train)

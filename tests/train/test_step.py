@@ -1,0 +1,142 @@
+"""Accumulation is exact, frozen towers rest, averages average, nothing is compiled twice."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax.sharding import Mesh
+
+from glap_jax.text.sonar import Sonar
+from glap_jax.train import optimizer as optimizers
+from glap_jax.train import state as states
+from glap_jax.train.step import (
+    cosine_means,
+    cut,
+    join,
+    make_loss,
+    make_step,
+    over_data,
+    replicated,
+    value_and_gradient,
+)
+
+
+def gradient_of(config, parts, accumulation: int):
+    loss = make_loss(config.loss)
+    return functools.partial(value_and_gradient, parts, loss=loss, accumulation=accumulation)
+
+
+def norm(tree) -> float:
+    return float(np.sqrt(sum(np.square(np.asarray(x, np.float64)).sum() for x in jax.tree.leaves(tree))))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("loss", "accumulations"),
+    [
+        ({"kind": "sigmoid", "chunk": 4, "positives": "caption"}, (2, 4)),
+        ({"kind": "infonce", "positives": "clip", "regularise": False}, (4,)),
+    ],
+)
+def test_accumulation_is_exact(tiny, parts, noise, changed, loss, accumulations):
+    config, batch = changed(tiny, loss=loss), noise(8)
+    run = lambda count: jax.jit(gradient_of(config, parts, count))(parts.trainable, parts.frozen, batch)  # noqa: E731
+    value, gradient, rows = run(1)
+    assert norm(gradient) > 0.1
+    for accumulation in accumulations:
+        its_value, its_gradient, its_rows = run(accumulation)
+        assert float(its_value) == pytest.approx(float(value), rel=1e-6)
+        np.testing.assert_allclose(its_rows, rows, atol=1e-6)
+        assert norm(jax.tree.map(jnp.subtract, its_gradient, gradient)) < 1e-6 * norm(gradient)
+        for (path, one), other in zip(
+            jax.tree_util.tree_leaves_with_path(gradient), jax.tree.leaves(its_gradient), strict=True
+        ):
+            assert norm(other - one) <= 5e-6 * norm(one), path
+
+
+def test_cut_and_join_are_inverse():
+    x = jnp.arange(24).reshape(12, 2)
+    pieces = cut(x, 3)
+    assert pieces.shape == (3, 4, 2)
+    np.testing.assert_array_equal(pieces[1, :, 0] // 2, [1, 4, 7, 10])
+    np.testing.assert_array_equal(join(pieces), x)
+
+
+def test_frozen_tower_runs_once_and_its_head_learns(tiny, parts, noise, changed, monkeypatch):
+    module = nnx.merge(parts.graph, parts.trainable, parts.frozen)
+    calls = []
+    forward = Sonar.__call__
+    monkeypatch.setattr(Sonar, "__call__", lambda self, *args: calls.append(1) or forward(self, *args))
+    seen = {}
+    for name, rules in (("free", ((".*", False),)), ("frozen", (("^text/", True), (".*", False)))):
+        calls.clear()
+        held = states.part(module, rules)
+        _, gradient, _ = jax.eval_shape(gradient_of(tiny, held, 2), held.trainable, held.frozen, noise(8))
+        seen[name] = len(calls)
+    assert seen == {"free": 2, "frozen": 1}
+    paths = {optimizers.parameter_path(path) for path, _ in jax.tree_util.tree_leaves_with_path(gradient)}
+    assert "text_head/out/kernel" in paths
+    assert not [path for path in paths if path.startswith("text/")]
+
+
+def test_infonce_shares_targets_of_equal_identity(tiny, parts, changed):
+    module = nnx.merge(parts.graph, parts.trainable, parts.frozen)
+    loss = make_loss(changed(tiny, loss={"kind": "infonce", "positives": "clip", "regularise": False}).loss)
+    draw = np.random.default_rng(0)
+    audio, text = (
+        jnp.asarray(x / np.linalg.norm(x, axis=1, keepdims=True))
+        for x in draw.normal(size=(2, 4, 8)).astype(np.float32)
+    )
+    value = loss(module, audio, text, jnp.asarray([0, 1, 0, 2], jnp.int32))
+    logits = np.asarray(audio, np.float64) @ np.asarray(text, np.float64).T / 0.07
+    targets = np.array([[0.5, 0, 0.5, 0], [0, 1, 0, 0], [0.5, 0, 0.5, 0], [0, 0, 0, 1]])
+    logs = [x - np.log(np.exp(x).sum(1, keepdims=True)) for x in (logits, logits.T)]
+    assert float(value) == pytest.approx(-np.mean([(targets * x).sum(1).mean() for x in logs]), rel=1e-5)
+
+
+def test_cosine_means():
+    draw = np.random.default_rng(1)
+    audio, text = draw.normal(size=(2, 6, 5)).astype(np.float32)
+    means = cosine_means(jnp.asarray(audio), jnp.asarray(text))
+    cosines = audio @ text.T
+    assert float(means["positive"]) == pytest.approx(np.diag(cosines).mean(), rel=1e-5)
+    others = cosines[~np.eye(6, dtype=bool)].mean()
+    assert float(means["negative"]) == pytest.approx(others, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_steps_train_average_and_compile_once(tiny, parts, noise, changed):
+    """Also: one device and eight give the same losses."""
+    config = changed(tiny, ema=0.5, frozen=(("^text/", True), (".*", False)))
+    held = states.part(nnx.merge(parts.graph, parts.trainable, parts.frozen), config.frozen)
+    schedule = optimizers.cosine(config.optimizer, config.steps)
+    adam = optimizers.adam(config.optimizer, schedule, held.trainable, held.paths)
+    losses = {}
+    for count in (1, 8):
+        mesh = Mesh(np.asarray(jax.devices()[:count]), ("data",))
+        step = make_step(config, held, adam, schedule, mesh)
+        state = jax.device_put(states.start(held, adam, ema=config.ema), replicated(mesh))
+        frozen = jax.device_put(held.frozen, replicated(mesh))
+        before = jax.tree.map(np.array, frozen)
+        average = [np.asarray(x) for x in jax.tree.leaves(state.average)]
+        losses[count] = []
+        for number in range(3):
+            batch = jax.device_put(noise(8, seed=number % 2), over_data(mesh))
+            state, metrics = step(state, frozen, batch)
+            losses[count].append(float(metrics["loss"]))
+            assert float(metrics["learning_rate"]) == pytest.approx(float(schedule(number)), rel=1e-6)
+            decay = min(0.5, (2 + number) / (11 + number))
+            new = [np.asarray(x) for x in jax.tree.leaves(state.trainable)]
+            average = [decay * old + (1 - decay) * fresh for old, fresh in zip(average, new, strict=True)]
+        assert step._cache_size() == 1
+        assert int(state.step) == 3
+        for mine, theirs in zip(jax.tree.leaves(state.average), average, strict=True):
+            np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-6)
+        for old, new in zip(jax.tree.leaves(before), jax.tree.leaves(frozen), strict=True):
+            np.testing.assert_array_equal(old, new)
+        assert state.published is state.average
+    assert losses[1][2] < losses[1][0]
+    np.testing.assert_allclose(losses[8], losses[1], rtol=1e-5)
