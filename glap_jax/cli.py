@@ -36,7 +36,7 @@ Overrides = Annotated[Sequence[str], tyro.conf.Suppress]
 Output = Annotated[Path, tyro.conf.arg(aliases=["-o"])]
 
 
-def quickstart(*, out: Path = Path("runs/quickstart"), fresh: bool = False) -> None:
+def quickstart(*, out: Path = Path("runs/quickstart"), fresh: bool = False, steps: int | None = None) -> None:
     """Trains a small GLAP on the embedded recordings, measures it on held-out ones, searches them by text.
 
     An interrupted run goes on where it stopped; a finished one is only evaluated and searched again.
@@ -44,10 +44,11 @@ def quickstart(*, out: Path = Path("runs/quickstart"), fresh: bool = False) -> N
     Args:
         out: run folder; checkpoints, model, metrics, plots and report go there.
         fresh: forget an earlier run in that folder and begin anew.
+        steps: train for so many steps instead of the configuration's.
     """
     from glap_jax import quickstart as body
 
-    body.run(out, fresh=fresh)
+    body.run(out, fresh=fresh, steps=steps)
 
 
 def train(config: Config, /, *, resume: bool = False, overrides: Overrides = ()) -> None:
@@ -82,9 +83,12 @@ def evaluate(
     from glap_jax import config as configs
     from glap_jax import inference
     from glap_jax.eval import evaluate as body
+    from glap_jax.eval.report import markdown_tables
 
     loaded = inference.load(model)
-    body.evaluate(loaded, configs.load(data).data, out=out or Path(model).parent / "evaluation")
+    target = out or Path(model).parent / "evaluation"
+    print(markdown_tables(body.evaluate(loaded, configs.load(data), out=target, facts={"model": model})))
+    print(f"report: {target / 'report.md'}")
 
 
 def embed(source: Source, /, *, out: Output, model: str = MODEL) -> None:
@@ -190,3 +194,7 @@ def main(words: Sequence[str] | None = None) -> int:
         print("glap-jax: stopped", file=sys.stderr)
         return 130
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -32,18 +32,21 @@ This model has heard a quarter of an hour of audio: it shows that all works. Rea
 weights (glap-jax convert --help)."""
 
 
-def run(out: Path, *, fresh: bool) -> None:
+def run(out: Path, *, fresh: bool, steps: int | None = None) -> None:
     """Trains (or goes on), evaluates on the held-out recordings, searches them, and says what to type next.
 
     Args:
         out: run folder.
         fresh: delete an earlier run in `out` first.
+        steps: of training; by default those of the configuration.
 
     Raises:
         GlapError: no clone of the repository around the package, or whatever training finds wrong.
     """
     began = time.monotonic()
     config = settings(out)
+    if steps is not None:
+        config = dataclasses.replace(config, steps=steps)
     if fresh and (out / "config.json").is_file():
         shutil.rmtree(out)
     result = train(config, resume=True)
