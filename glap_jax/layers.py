@@ -87,12 +87,22 @@ class Attention(nnx.Module):
         """`mask` is True where a key is real; `bias` is added to the scaled logits."""
         batch, tokens, width = x.shape
         q, k, v = jnp.unstack(self.qkv(x).reshape(batch, tokens, 3, self.heads, -1), axis=2)
+        bias = self.adjusted(bias, x, q)
         # Only keys are masked: a row without any real key attends uniformly instead of giving NaN.
         keys = None if mask is None else mask[:, None, None, :]
         # JAX's own code promotes bfloat16 to float32 for the softmax, which strict promotion would refuse.
         with jax.numpy_dtype_promotion("standard"):
             x = jax.nn.dot_product_attention(q, k, v, bias=bias, mask=keys)
         return self.out(x.reshape(batch, tokens, width))
+
+    def adjusted(
+        self,
+        bias: Float[Array, "#B H N N"] | None,
+        x: Float[Array, "B N D"],
+        queries: Float[Array, "B N H K"],
+    ) -> Float[Array, "#B H N N"] | None:
+        """`bias` as this layer uses it: unchanged, unless a subclass makes it depend on the input."""
+        return bias
 
 
 class Mlp(nnx.Module):
@@ -111,7 +121,11 @@ class Block(nnx.Module):
     """A transformer layer.
 
     Its placement of norms is `pre`, x + attention(norm(x)) and x + mlp(norm(x)), or `post`,
-    norm(x + attention(x)) and norm(x + mlp(x)).
+    norm(residual * x + attention(x)) and norm(residual * x + mlp(x)).
+
+    Args:
+        attention: replaces plain self-attention.
+        residual: weight of the unchanged path under `post`; DeepNorm (Wang et al., 2022) takes (2 L)^(1/4).
     """
 
     def __init__(
@@ -123,12 +137,15 @@ class Block(nnx.Module):
         activation: Activation,
         epsilon: float,
         placement: Placement = "pre",
+        attention: Attention | None = None,
+        residual: float = 1.0,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
         self.placement: Placement = placement
+        self.residual = residual
         self.attention_norm = layer_norm(width, epsilon=epsilon, dtype=dtype, rngs=rngs)
-        self.attention = Attention(width, heads, dtype=dtype, rngs=rngs)
+        self.attention = attention or Attention(width, heads, dtype=dtype, rngs=rngs)
         self.mlp_norm = layer_norm(width, epsilon=epsilon, dtype=dtype, rngs=rngs)
         self.mlp = Mlp(width, hidden, activation=activation, dtype=dtype, rngs=rngs)
 
@@ -139,8 +156,8 @@ class Block(nnx.Module):
         bias: Float[Array, "#B H N N"] | None = None,
     ) -> Float[Array, "B N D"]:
         if self.placement == "post":
-            x = self.attention_norm(x + self.attention(x, mask, bias))
-            return self.mlp_norm(x + self.mlp(x))
+            x = self.attention_norm(self.residual * x + self.attention(x, mask, bias))
+            return self.mlp_norm(self.residual * x + self.mlp(x))
         x = x + self.attention(self.attention_norm(x), mask, bias)
         return x + self.mlp(self.mlp_norm(x))
 
