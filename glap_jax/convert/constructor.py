@@ -8,6 +8,18 @@ from glap_jax.errors import GlapError
 
 Shapes = Mapping[str, tuple[int, ...]]
 
+# What any Hugging Face config.json may hold that does not change what a trained encoder computes.
+HUGGING_FACE = (
+    *("_name_or_path", "architectures", "auto_map", "finetuning_task", "model_type", "tokenizer_class"),
+    *("transformers_version", "torch_dtype", "dtype", "torchscript", "use_bfloat16", "_attn_implementation"),
+    *("_attn_implementation_autoset", "attn_implementation", "gradient_checkpointing", "initializer_range"),
+    *("chunk_size_feed_forward", "use_cache", "return_dict", "output_attentions", "output_hidden_states"),
+    *("id2label", "label2id", "num_labels", "problem_type", "classifier_dropout", "tie_word_embeddings"),
+    *("bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "decoder_start_token_id"),
+    *("hidden_dropout_prob", "attention_probs_dropout_prob", "hidden_dropout", "attention_dropout"),
+    *("activation_dropout", "layerdrop", "language", "is_encoder_decoder"),
+)
+
 
 def arguments(
     given: Mapping[str, Any],

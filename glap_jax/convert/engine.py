@@ -12,8 +12,8 @@ from flax import nnx
 
 from glap_jax.convert.checkpoint import Checkpoint, Lazy
 from glap_jax.convert.layout import LAYOUT, TorchLayout
-from glap_jax.convert.rules import Buffer, Counter, Rule, Table
-from glap_jax.convert.spelling import Spelling, choose, spell
+from glap_jax.convert.rules import Buffer, Counter, Extra, Rule, Table
+from glap_jax.convert.spelling import Spelling, choose, matching, spell
 from glap_jax.errors import GlapError
 from glap_jax.progress import track
 from glap_jax.rules import path_name
@@ -98,8 +98,8 @@ def fill(module: nnx.Module, table: Table, source: Checkpoint, *, family: str) -
     absent = _check_parameters(parts, variables, source, problems)
     kept = _check_extras(table, source, spelling, problems)
     covered = {key for part in parts for key in part.keys}
-    extras = {spell(entry.source, spelling) for entry in table if not isinstance(entry, Rule)}
-    problems.unused = sorted(set(source) - covered - extras)
+    extras = {spell(entry.source, spelling) for entry in table if isinstance(entry, Buffer | Counter)}
+    problems.unused = sorted(set(source) - covered - extras - set(kept))
     absent += sorted(extras - set(source))
     problems.check(source.where, family)
 
@@ -109,7 +109,7 @@ def fill(module: nnx.Module, table: Table, source: Checkpoint, *, family: str) -
         target = group[0].rule.target
         variables[target].set_value(_read(group, shapes[target], source))
     nnx.update(module, nnx.from_flat_state(flat))
-    found = {key: str(source.tensors[key].dtype) for key in sorted(covered & set(source))}
+    found = {key: str(source.tensors[key].dtype) for key in sorted((covered & set(source)) | set(kept))}
     layout = TorchLayout(
         family=family,
         spelling=spelling,
@@ -146,6 +146,9 @@ def _check_extras(
     """Compares buffers with what the constants give; returns the extras that the way back cannot derive."""
     kept = {}
     for entry in table:
+        if isinstance(entry, Extra):
+            kept |= {key: np.array(source[key]) for key in matching(entry.source, spelling, source)}
+            continue
         key = "" if isinstance(entry, Rule) else spell(entry.source, spelling)
         if key not in source:
             continue
@@ -208,6 +211,11 @@ def export(module: nnx.Module, table: Table, *, family: str) -> dict[str, Lazy]:
             dtype = np.dtype(layout.dtypes.get(key, "float32"))
             tensors[key] = Lazy(shape, dtype, functools.partial(_write, part, index, value, dtype))
     for entry in table:
+        if isinstance(entry, Extra):
+            for key in matching(entry.source, layout.spelling, layout.kept):
+                array = layout.kept[key]
+                tensors[key] = Lazy(array.shape, array.dtype, lambda array=array: array)
+            continue
         key = "" if isinstance(entry, Rule) else spell(entry.source, layout.spelling)
         if key and key not in layout.absent:
             extra = layout.kept.get(key)

@@ -25,7 +25,7 @@ class TorchLayout:
         spelling: alternatives of the table's keys, as `glap_jax.convert.spelling.choose` gives them.
         absent: optional keys (buffers, counters, parameters with a default) that the checkpoint did without.
         dtypes: types other than float32, by key.
-        kept: counters, and buffers that differ in the last bits from what the constants give, by key.
+        kept: counters, extras, and buffers that differ in the last bits from what the constants give, by key.
     """
 
     family: str
@@ -35,7 +35,7 @@ class TorchLayout:
     kept: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def save(self, folder: Path) -> None:
-        """Writes `torch_layout.json` and `torch_layout.npz` (under 100 kB) into `folder`."""
+        """Writes `torch_layout.json` and `torch_layout.npz` (small without extras) into `folder`."""
         words = {name: getattr(self, name) for name in ("family", "spelling", "absent", "dtypes")}
         (folder / _WORDS).write_text(json.dumps(words, indent=2), encoding="utf-8")
         np.savez(folder / _ARRAYS, allow_pickle=False, **self.kept)
@@ -52,7 +52,10 @@ class TorchLayout:
         try:
             words = json.loads((folder / _WORDS).read_text(encoding="utf-8"))
             with np.load(folder / _ARRAYS, allow_pickle=False) as arrays:
-                kept = {key: arrays[key] for key in arrays.files}
+                # NumPy's format forgets the name of bfloat16, not its bits.
+                kept = {
+                    key: arrays[key].view(words["dtypes"].get(key, arrays[key].dtype)) for key in arrays.files
+                }
             words["absent"] = tuple(words["absent"])
             return cls(**words, kept=kept)
         except (OSError, ValueError, TypeError, KeyError) as error:

@@ -1,4 +1,4 @@
-"""The words in which an encoder file writes its conversion table: rules, transforms, buffers, counters.
+"""The words in which an encoder file writes its conversion table: rules, transforms, buffers, extras.
 
 A table is a tuple of entries that must cover every tensor of a published checkpoint and every parameter of
 the module, once. In a source key `{layer}` stands for the index of a stacked layer, and `(a|b)` for spellings
@@ -59,7 +59,17 @@ class Counter:
     source: str
 
 
-Table = tuple[Rule | Buffer | Counter, ...]
+@dataclasses.dataclass(frozen=True)
+class Extra:
+    """A tensor of the checkpoint that the module does without, such as a classifier on top of the encoder.
+
+    It may be absent; where it is there, it is kept as it is for the way back.
+    """
+
+    source: str
+
+
+Table = tuple[Rule | Buffer | Counter | Extra, ...]
 
 Same = Transform(lambda x: x[0], lambda x: (x,))
 Linear = Transform(lambda x: x[0].T, lambda x: (x.T,))

@@ -52,6 +52,12 @@ def choose(table: Table, keys: Iterable[str]) -> dict[str, str]:
     return {place: count.most_common(1)[0][0] for place, count in votes.items()}
 
 
+def matching(template: str, spelling: Spelling, keys: Iterable[str]) -> list[str]:
+    """Those of `keys` that `template` stands for, with any index where it has `{layer}`."""
+    pattern = _pattern(spell(template, spelling))
+    return [key for key in keys if pattern.fullmatch(key)]
+
+
 def canonical(table: Table, spelling: Spelling, keys: Iterable[str]) -> dict[str, str]:
     """`{the key in its first spelling: the key that is there}` for every key that `table` explains."""
     keys = list(keys)
