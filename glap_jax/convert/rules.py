@@ -73,6 +73,8 @@ Table = tuple[Rule | Buffer | Counter | Extra, ...]
 
 Same = Transform(lambda x: x[0], lambda x: (x,))
 Linear = Transform(lambda x: x[0].T, lambda x: (x.T,))
+# [out, in, taps] of a one-dimensional convolution to [taps, in, out].
+Kernel = Transform(lambda x: x[0].transpose(2, 1, 0), lambda x: (x.transpose(2, 1, 0),))
 # Three [D, D] matrices (or [D] vectors) to one fused projection whose outputs are queries, keys, values.
 FusedLinear = Transform(lambda x: np.concatenate(x, axis=0).T, lambda x: tuple(np.split(x.T, 3, axis=0)))
 FusedVector = Transform(lambda x: np.concatenate(x, axis=0), lambda x: tuple(np.split(x, 3, axis=0)))
@@ -84,6 +86,12 @@ def dense(source: str, target: str) -> Table:
         Rule(f"{source}.weight", f"{target}/kernel", Linear),
         Rule(f"{source}.bias", f"{target}/bias", Same),
     )
+
+
+def fused(queries: str, keys: str, values: str, target: str) -> Table:
+    """Rules of three linear layers whose outputs one layer gives here."""
+    weights, biases = ((f"{queries}.{x}", f"{keys}.{x}", f"{values}.{x}") for x in ("weight", "bias"))
+    return (Rule(weights, f"{target}/kernel", FusedLinear), Rule(biases, f"{target}/bias", FusedVector))
 
 
 def norm(source: str, target: str) -> Table:

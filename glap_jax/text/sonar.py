@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from glap_jax.convert.constructor import Shapes, arguments, dimension, heads, layers
-from glap_jax.convert.rules import FusedLinear, FusedVector, Rule, Same, Table, dense, norm, prefixed
+from glap_jax.convert.rules import Rule, Same, Table, dense, fused, norm, prefixed
 from glap_jax.layers import Block, Encoded, Remat, Stack, layer_norm, masked_mean
 
 
@@ -98,12 +98,9 @@ class Sonar(nnx.Module):
         return Encoded(x, mask, masked_mean(x, mask))
 
 
-_QKV = tuple(f"self_attn.{part}_proj" for part in "qkv")
-
 BLOCK_TORCH_RULES: Table = (
     *norm("self_attn_layer_norm", "attention_norm"),
-    Rule(tuple(f"{key}.weight" for key in _QKV), "attention/qkv/kernel", FusedLinear),
-    Rule(tuple(f"{key}.bias" for key in _QKV), "attention/qkv/bias", FusedVector),
+    *fused(*(f"self_attn.{part}_proj" for part in "qkv"), "attention/qkv"),
     *dense("self_attn.output_proj", "attention/out"),
     *norm("ffn_layer_norm", "mlp_norm"),
     *dense("ffn.inner_proj", "mlp/up"),
