@@ -12,7 +12,7 @@ from flax import nnx
 
 from glap_jax.convert.checkpoint import Checkpoint, Lazy
 from glap_jax.convert.layout import LAYOUT, TorchLayout
-from glap_jax.convert.rules import Buffer, Counter, Extra, Rule, Table
+from glap_jax.convert.rules import Buffer, Counter, Extra, Repeat, Rule, Table
 from glap_jax.convert.spelling import Spelling, choose, matching, spell
 from glap_jax.errors import GlapError
 from glap_jax.progress import track
@@ -81,6 +81,18 @@ def _parts(table: Table, shapes: dict[str, tuple[int, ...]], spelling: Spelling)
             yield _Part(rule, layer, keys, expected)
 
 
+def _repeats(table: Table, parts: list[_Part], spelling: Spelling) -> dict[str, str]:
+    """`{tensor of a later layer: the one of layer 0 that it repeats}`."""
+    found = {}
+    for entry in table:
+        if isinstance(entry, Repeat):
+            stem = entry.source[: entry.source.index("{layer}")]
+            indices = {part.layer for part in parts if part.rule.sources[0].startswith(stem)} - {None, 0}
+            first = spell(entry.source, spelling, 0)
+            found |= {spell(entry.source, spelling, layer): first for layer in indices}
+    return found
+
+
 def fill(module: nnx.Module, table: Table, source: Checkpoint, *, family: str) -> nnx.Module:
     """`module` (abstract, from `nnx.eval_shape`) with the tensors of `source` as its parameters, float32.
 
@@ -97,10 +109,12 @@ def fill(module: nnx.Module, table: Table, source: Checkpoint, *, family: str) -
     problems = _Problems()
     absent = _check_parameters(parts, variables, source, problems)
     kept = _check_extras(table, source, spelling, problems)
-    covered = {key for part in parts for key in part.keys}
+    repeats = _repeats(table, parts, spelling)
+    _check_repeats(repeats, source, problems)
+    covered = {key for part in parts for key in part.keys} | set(repeats)
     extras = {spell(entry.source, spelling) for entry in table if isinstance(entry, Buffer | Counter)}
     problems.unused = sorted(set(source) - covered - extras - set(kept))
-    absent += sorted(extras - set(source))
+    absent += sorted((extras | set(repeats)) - set(source))
     problems.check(source.where, family)
 
     groups = [list(group) for _, group in itertools.groupby(parts, key=lambda part: part.rule.target)]
@@ -149,7 +163,7 @@ def _check_extras(
         if isinstance(entry, Extra):
             kept |= {key: np.array(source[key]) for key in matching(entry.source, spelling, source)}
             continue
-        key = "" if isinstance(entry, Rule) else spell(entry.source, spelling)
+        key = spell(entry.source, spelling) if isinstance(entry, Buffer | Counter) else ""
         if key not in source:
             continue
         if isinstance(entry, Counter):
@@ -163,6 +177,15 @@ def _check_extras(
             elif stored.dtype != derived.dtype or stored.tobytes() != derived.tobytes():
                 kept[key] = np.array(stored)
     return kept
+
+
+def _check_repeats(repeats: dict[str, str], source: Checkpoint, problems: _Problems) -> None:
+    """Notes tensors that differ from the one that they should repeat."""
+    for key, first in repeats.items():
+        if key in source and first in source:
+            copy, original = source[key], source[first]
+            if copy.dtype != original.dtype or not np.array_equal(copy, original):
+                problems.others.append(f"{key} differs from {first}, with which it shares one parameter here")
 
 
 def _read(group: list[_Part], shape: tuple[int, ...], source: Checkpoint) -> jax.Array:
@@ -210,13 +233,15 @@ def export(module: nnx.Module, table: Table, *, family: str) -> dict[str, Lazy]:
                 continue
             dtype = np.dtype(layout.dtypes.get(key, "float32"))
             tensors[key] = Lazy(shape, dtype, functools.partial(_write, part, index, value, dtype))
+    repeats = _repeats(table, parts, layout.spelling)
+    tensors |= {key: tensors[first] for key, first in repeats.items() if key not in layout.absent}
     for entry in table:
         if isinstance(entry, Extra):
             for key in matching(entry.source, layout.spelling, layout.kept):
                 array = layout.kept[key]
                 tensors[key] = Lazy(array.shape, array.dtype, lambda array=array: array)
             continue
-        key = "" if isinstance(entry, Rule) else spell(entry.source, layout.spelling)
+        key = spell(entry.source, layout.spelling) if isinstance(entry, Buffer | Counter) else ""
         if key and key not in layout.absent:
             extra = layout.kept.get(key)
             if extra is None:

@@ -69,7 +69,17 @@ class Extra:
     source: str
 
 
-Table = tuple[Rule | Buffer | Counter | Extra, ...]
+@dataclasses.dataclass(frozen=True)
+class Repeat:
+    """Tensors of the later layers that repeat layer 0's, which a rule reads: one parameter that they share.
+
+    Each may be absent; one that differs from layer 0's is an error. `source` names them with `{layer}`.
+    """
+
+    source: str
+
+
+Table = tuple[Rule | Buffer | Counter | Extra | Repeat, ...]
 
 Same = Transform(lambda x: x[0], lambda x: (x,))
 Linear = Transform(lambda x: x[0].T, lambda x: (x.T,))
