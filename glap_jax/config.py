@@ -16,7 +16,9 @@ from glap_jax import arguments
 from glap_jax.audio.dasheng import DashengConfig
 from glap_jax.errors import GlapError
 from glap_jax.layers import Remat
+from glap_jax.text.bert import BertConfig
 from glap_jax.text.sonar import SonarConfig
+from glap_jax.text.xlm_roberta import XlmRobertaConfig
 
 T = TypeVar("T")
 
@@ -34,7 +36,7 @@ class ModelConfig:
     """
 
     audio: DashengConfig = DashengConfig()
-    text: SonarConfig = SonarConfig()
+    text: SonarConfig | BertConfig | XlmRobertaConfig = SonarConfig()
     joint: int = 1024
     temperature: float = 0.07
     bias: float = -10.0

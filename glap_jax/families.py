@@ -22,6 +22,8 @@ from glap_jax.errors import GlapError
 FAMILIES = {
     "dasheng": "glap_jax.audio.dasheng",
     "sonar": "glap_jax.text.sonar",
+    "bert": "glap_jax.text.bert",
+    "xlm_roberta": "glap_jax.text.xlm_roberta",
     "glap": "glap_jax.model",
 }
 
