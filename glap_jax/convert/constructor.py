@@ -28,8 +28,9 @@ def arguments(
     sizes: Iterable[str],
     fixed: Mapping[str, Any],
     ignored: Iterable[str] = (),
+    choices: Mapping[str, tuple[Any, ...]] | None = None,
 ) -> dict[str, Any]:
-    """The entries of `given` that are named in `sizes`.
+    """The entries of `given` that are named in `sizes` or `choices`.
 
     Args:
         given: constructor arguments of the reference.
@@ -37,11 +38,12 @@ def arguments(
         sizes: arguments that are free, positive numbers.
         fixed: arguments whose value is built in here.
         ignored: arguments that change nothing in a trained model's output.
+        choices: arguments that may take one of a few values.
 
     Raises:
         GlapError: unknown names, and values that cannot be honoured, all in one line.
     """
-    sizes = tuple(sizes)
+    sizes, choices = tuple(sizes), choices or {}
     problems = []
     for name, value in given.items():
         if name in sizes:
@@ -51,11 +53,14 @@ def arguments(
             value = list(value) if isinstance(value, tuple) else value
             if value != fixed[name]:
                 problems.append(f"'{name}' must be {fixed[name]!r}, not {value!r}")
+        elif name in choices:
+            if value not in choices[name]:
+                problems.append(f"'{name}' must be one of {choices[name]!r}, not {value!r}")
         elif name not in ignored:
             problems.append(f"'{name}' is unknown (sizes are {', '.join(sizes)})")
     if problems:
         raise GlapError(f"config of {family}: {'; '.join(problems)}; mend or leave out those entries")
-    return {name: given[name] for name in sizes if name in given}
+    return {name: given[name] for name in (*sizes, *choices) if name in given}
 
 
 def dimension(shapes: Shapes, key: str, axis: int) -> int:
