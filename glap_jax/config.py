@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from glap_jax import arguments
+from glap_jax.audio.ced import CedConfig
 from glap_jax.audio.dasheng import DashengConfig
 from glap_jax.errors import GlapError
 from glap_jax.layers import Remat
@@ -35,7 +36,7 @@ class ModelConfig:
         bias: initial beta, in the form that the run's loss uses.
     """
 
-    audio: DashengConfig = DashengConfig()
+    audio: DashengConfig | CedConfig = DashengConfig()
     text: SonarConfig | BertConfig | XlmRobertaConfig = SonarConfig()
     joint: int = 1024
     temperature: float = 0.07

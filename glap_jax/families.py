@@ -21,6 +21,7 @@ from glap_jax.errors import GlapError
 # may be), and `compat(config) -> Config` (the reference's quirks turned on).
 FAMILIES = {
     "dasheng": "glap_jax.audio.dasheng",
+    "ced": "glap_jax.audio.ced",
     "sonar": "glap_jax.text.sonar",
     "bert": "glap_jax.text.bert",
     "xlm_roberta": "glap_jax.text.xlm_roberta",

@@ -9,7 +9,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from glap_jax.audio.frontend import LOG_MEL_TORCH_RULES, LogMel
+from glap_jax.audio.frontend import LOG_MEL_ARGUMENTS, LOG_MEL_TORCH_RULES, LogMel
 from glap_jax.convert.constructor import Shapes, arguments, dimension, heads, layers
 from glap_jax.convert.rules import Rule, Table, Transform, dense, norm, prefixed
 from glap_jax.layers import Block, Encoded, Remat, Stack, layer_norm, linear, masked_mean
@@ -193,13 +193,7 @@ _FIXED: dict[str, Any] = {
     "pooling": "mean",
     "block_type": "Block",
     "attention_type": "Attention",
-    "n_fft": 512,
-    "n_mels": 64,
-    "hop_size": 160,
-    "win_size": 512,
-    "f_min": 0,
-    "f_max": 8000,
-    "center": True,
+    **LOG_MEL_ARGUMENTS,
 }
 # These act in training only, or on a classifier that the encoder does not have.
 _IGNORED = (
@@ -217,31 +211,55 @@ def config_from_torch(shapes: Shapes, given: Mapping[str, Any]) -> DashengConfig
     sizes = arguments(
         given.get("encoder_kwargs", given),
         family="dasheng",
-        sizes=("embed_dim", "depth", "num_heads", "target_length", "mlp_ratio"),
+        sizes=VIT_SIZES,
         fixed=_FIXED,
         ignored=_IGNORED,
     )
-    width = sizes.get("embed_dim") or dimension(shapes, "norm.weight", 0)
     frames = sizes.get("target_length") or Dasheng.PATCH_FRAMES * dimension(shapes, "time_pos_embed", 3)
     return DashengConfig(
-        width=width,
-        layers=sizes.get("depth") or layers(shapes, "blocks."),
-        heads=heads(width, sizes.get("num_heads"), _HEADS, family="dasheng"),
-        mlp_ratio=float(sizes.get("mlp_ratio") or dimension(shapes, "blocks.0.mlp.fc1.weight", 0) / width),
+        **vit_sizes(shapes, sizes, _HEADS, family="dasheng"),
         chunk_tokens=frames // Dasheng.PATCH_FRAMES,
     )
+
+
+# Constructor arguments of the vision transformers that Dasheng and CED are.
+VIT_SIZES = ("embed_dim", "depth", "num_heads", "target_length", "mlp_ratio")
+
+
+def vit_sizes(
+    shapes: Shapes, sizes: Mapping[str, Any], published: Mapping[int, int], *, family: str
+) -> dict[str, Any]:
+    """Width, layers, heads and MLP ratio: as `sizes` gives them, else from tensor shapes.
+
+    Raises:
+        GlapError: sizes that nothing tells.
+    """
+    width = sizes.get("embed_dim") or dimension(shapes, "norm.weight", 0)
+    return {
+        "width": width,
+        "layers": sizes.get("depth") or layers(shapes, "blocks."),
+        "heads": heads(width, sizes.get("num_heads"), published, family=family),
+        "mlp_ratio": float(sizes.get("mlp_ratio") or dimension(shapes, "blocks.0.mlp.fc1.weight", 0) / width),
+    }
 
 
 def config_to_torch(config: DashengConfig) -> dict[str, Any]:
     """The constructor arguments that `config_from_torch` reads as `config`."""
     return {
+        **vit_arguments(config),
+        "target_length": config.chunk_tokens * Dasheng.PATCH_FRAMES,
+        "patch_size": [Dasheng.MELS, Dasheng.PATCH_FRAMES],
+        "patch_stride": [Dasheng.MELS, Dasheng.PATCH_FRAMES],
+    }
+
+
+def vit_arguments(config: Any) -> dict[str, Any]:
+    """What `vit_sizes` reads, from a config of Dasheng or CED."""
+    return {
         "embed_dim": config.width,
         "depth": config.layers,
         "num_heads": config.heads,
         "mlp_ratio": config.mlp_ratio,
-        "target_length": config.chunk_tokens * Dasheng.PATCH_FRAMES,
-        "patch_size": [Dasheng.MELS, Dasheng.PATCH_FRAMES],
-        "patch_stride": [Dasheng.MELS, Dasheng.PATCH_FRAMES],
     }
 
 

@@ -1,6 +1,7 @@
 """Waveform to log-mel, in float32, such that neither padding nor batch mates change a clip's result."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -105,6 +106,7 @@ class LogMel(nnx.Module):
 
     Args:
         batch_wide: the references' clamp of `top_db` against one maximum for the whole batch.
+        shortest: samples that shorter clips are padded to with zeros: four frames (Dasheng's patch) unless said.
     """
 
     SAMPLE_RATE = 16_000
@@ -112,11 +114,10 @@ class LogMel(nnx.Module):
     HOP = 160
     MELS = 64
     TOP_DB = 120.0
-    # Four frames, the least that any patch of these encoders spans; shorter clips are padded with zeros.
-    SHORTEST = 480
 
-    def __init__(self, *, batch_wide: bool = False):
+    def __init__(self, *, batch_wide: bool = False, shortest: int = 480):
         self.batch_wide = batch_wide
+        self.shortest = shortest
         self.norm = MelNorm(self.MELS)
 
     @classmethod
@@ -132,9 +133,9 @@ class LogMel(nnx.Module):
         if lengths is not None:
             lengths = lengths.astype(jnp.int32)
             waveform = jnp.where(jnp.arange(waveform.shape[1]) < lengths[:, None], waveform, 0.0)
-        waveform = jnp.pad(waveform, ((0, 0), (0, max(0, self.SHORTEST - waveform.shape[1]))))
+        waveform = jnp.pad(waveform, ((0, 0), (0, max(0, self.shortest - waveform.shape[1]))))
         if lengths is not None:
-            lengths = jnp.clip(lengths, self.SHORTEST, waveform.shape[1])
+            lengths = jnp.clip(lengths, self.shortest, waveform.shape[1])
         padded = reflect(waveform, lengths, self.SIZE // 2)
         power = power_spectrogram(padded, window=hann(self.SIZE), hop=self.HOP)
         power = jnp.matmul(power, self.filters(), precision=jax.lax.Precision.HIGHEST)
@@ -161,3 +162,14 @@ LOG_MEL_TORCH_RULES: Table = (
     Rule("init_bn(.1|).running_var", "norm/variance", Same),
     Counter("init_bn(.1|).num_batches_tracked"),
 )
+
+# Constructor arguments of the encoders with this frontend that are built in.
+LOG_MEL_ARGUMENTS: dict[str, Any] = {
+    "n_fft": LogMel.SIZE,
+    "n_mels": LogMel.MELS,
+    "hop_size": LogMel.HOP,
+    "win_size": LogMel.SIZE,
+    "f_min": 0,
+    "f_max": 8000,
+    "center": True,
+}

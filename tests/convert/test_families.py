@@ -10,9 +10,11 @@ import pytest
 from flax import nnx
 
 from glap_jax import families
+from glap_jax.audio.ced import CedConfig
 from glap_jax.audio.dasheng import DashengConfig
 from glap_jax.config import ModelConfig
 from glap_jax.convert.engine import export
+from glap_jax.convert.rules import Extra
 from glap_jax.errors import GlapError
 from glap_jax.text.sonar import SonarConfig
 
@@ -22,6 +24,10 @@ PUBLISHED = {
     "dasheng_base": ("dasheng", DashengConfig.base()),
     "dasheng_06B": ("dasheng", DashengConfig.b0_6()),
     "dasheng_12B": ("dasheng", DashengConfig.b1_2()),
+    "ced_tiny": ("ced", CedConfig.tiny()),
+    "ced_mini": ("ced", CedConfig.mini()),
+    "ced_small": ("ced", CedConfig.small()),
+    "ced_base": ("ced", CedConfig.base()),
     "sonar_text_encoder": ("sonar", SonarConfig.base()),
     "glap": ("glap", ModelConfig()),
 }
@@ -40,7 +46,11 @@ def test_every_published_key_and_shape_is_explained(name):
         module.temperature.set_value(np.float32(0.07))
         module.bias.set_value(np.float32(-10))
     written = export(module, home.TORCH_RULES, family=family)
-    assert {key: tensor.shape for key, tensor in written.items()} == table
+    # A module made here has no classifier, which published encoders carry along.
+    extras = {entry.source for entry in home.TORCH_RULES if isinstance(entry, Extra)}
+    assert {key: tensor.shape for key, tensor in written.items()} == {
+        key: shape for key, shape in table.items() if key not in extras
+    }
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -103,7 +113,7 @@ def test_a_checkpoint_of_another_model_is_recognised(weights):
 
 
 def test_an_unknown_family_and_a_foreign_value(weights):
-    with pytest.raises(GlapError, match="choose one of dasheng, sonar, glap"):
+    with pytest.raises(GlapError, match="choose one of dasheng, "):
         families.from_torch("daheng", weights("dasheng"))
     with pytest.raises(GlapError, match="'norm' is no array"):
         families.from_torch("dasheng", {"norm": "words"})

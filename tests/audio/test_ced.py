@@ -1,0 +1,112 @@
+"""CED against recorded tokens, and embeddings that neither padding nor batch mates change."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from glap_jax.audio.ced import CedConfig
+from glap_jax.families import from_torch, to_torch
+
+# Clips of one chunk, and every how many of their tokens are recorded.
+CLIPS = {"c0_5s": 1, "c3s": 1, "zeros": 1, "c10s": 3, "c10_08s": 3}
+# Samples around the edges of a chunk: 1012 frames, 1013, 2023, 2024 (thrown away), 2025.
+EDGES = ("cut161919", "cut161920", "cut323679", "cut323680", "cut323840")
+# The golden numbers' own limits: tokens (largest and rms difference), pooled.
+TOKENS, POOLED = (2e-3, 3e-4), 3e-4
+HEADS = {"num_heads": 4}
+
+encode = nnx.jit(lambda module, waveform, lengths: module(waveform, lengths))
+
+
+@pytest.fixture(scope="module")
+def reference(weights):
+    return from_torch("ced", weights("ced"), HEADS, compat=True)
+
+
+@pytest.fixture(scope="module")
+def sound(weights):
+    return from_torch("ced", weights("ced"), HEADS)
+
+
+@pytest.mark.parametrize("name", CLIPS)
+def test_tokens_of_single_clips(sound, golden, clip, close, name):
+    found = encode(sound, jnp.asarray(clip(name))[None], None)
+    close(found.tokens[0, :: CLIPS[name]], golden("ced")[f"{name}/tokens"], *TOKENS)
+    close(found.pooled[0], golden("ced")[f"{name}/pool_cat"], POOLED)
+    assert found.mask.all()
+
+
+@pytest.mark.parametrize("name", ["c23_7s", *EDGES])
+def test_the_reference_s_chunks_with_their_quirks(reference, golden, clip, close, name):
+    found = encode(reference, jnp.asarray(clip(name))[None], None)
+    close(found.pooled[0], golden("ced")[f"{name}/pool_cat"], POOLED)
+
+
+def test_the_reference_s_batch(reference, golden, padded, close):
+    batch, lengths = padded([("c0_5s", 0, None), ("c3s", 0, None), ("zeros", 0, None), ("c10s", 0, 100000)])
+    found = encode(reference, jnp.asarray(batch), jnp.asarray(lengths))
+    close(found.pooled, golden("ced")["batch/pool"], POOLED)
+
+
+def test_every_layer_agrees_with_the_trace(sound, golden, clip, close):
+    io = golden("ced")
+    mel, frames = sound.frontend(jnp.asarray(clip("c0_5s"))[None], None)
+    x, _ = sound._embed(mel, frames)
+    position = sound.frequency_position[:, None] + sound.time_position[None, :3]
+    patches = (x - position.reshape(1, 12, -1)).reshape(4, 3, -1)
+    close(patches.transpose(2, 0, 1), io["trace/patch_embed"], *TOKENS)
+    graph, layers = nnx.split(sound.blocks.layers)
+    for number in range(3):
+        block = nnx.merge(graph, jax.tree.map(lambda leaf, number=number: leaf[number], layers))
+        close(block.attention(block.attention_norm(x), None)[0], io[f"trace/block{number}.attn"], *TOKENS)
+        x = block(x, None)
+        close(x[0], io[f"trace/block{number}"], *TOKENS)
+
+
+# Frames: 1 + samples // 160; 16 of them are a token, 1012 a chunk.
+@pytest.mark.parametrize("samples", [2400, 4959, 161919, 164320])
+def test_padding_and_batch_mates_change_nothing(sound, clip, samples):
+    one = clip("c23_7s")[:samples]
+    alone = encode(sound, jnp.asarray(one)[None], None)
+    batch = np.random.default_rng(samples).uniform(-1, 1, (2, 170000)).astype(np.float32)
+    batch[0, :samples] = one
+    together = encode(sound, jnp.asarray(batch), jnp.array([samples, 170000], jnp.int32))
+    np.testing.assert_allclose(
+        together.tokens[0][together.mask[0]], alone.tokens[0][alone.mask[0]], atol=2e-5
+    )
+    np.testing.assert_allclose(together.pooled[0], alone.pooled[0], atol=5e-6)
+
+
+def test_a_nearly_empty_last_chunk_hardly_counts(sound, golden, clip):
+    """One frame more than a chunk: the reference averages a second chunk that holds hardly anything."""
+    io = golden("ced")
+    before, after = (
+        encode(sound, jnp.asarray(clip(f"cut{n}"))[None], None).pooled[0] for n in (161919, 161920)
+    )
+    jump = np.abs(io["cut161920/pool_cat"] - io["cut161919/pool_cat"]).max()
+    assert np.abs(np.asarray(after.pooled - before.pooled)).max() < 0.02 * jump
+
+
+def test_a_clip_shorter_than_a_token_gives_one_per_band(sound):
+    found = encode(sound, jnp.full((1, 1), 0.1, jnp.float32), None)
+    assert found.tokens.shape == (1, 4, 48)
+    assert np.isfinite(np.asarray(found.pooled)).all()
+
+
+def test_there_and_back_in_both_layouts(weights):
+    original = weights("ced")
+    published = {
+        key if key.startswith("outputlayer") else f"encoder.{key.replace('init_bn.1', 'init_bn')}": value
+        for key, value in original.items()
+        if "front_end" not in key
+    }
+    for tensors in (original, published):
+        found = to_torch(from_torch("ced", tensors, {**HEADS, "model_type": "ced", "outputdim": 11}))
+        assert set(found) == set(tensors)
+        assert all(found[key].tobytes() == value.tobytes() for key, value in tensors.items())
+
+
+def test_the_quirks_are_off_by_default():
+    assert CedConfig().mode == CedConfig.tiny().mode == "sound"
