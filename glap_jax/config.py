@@ -301,5 +301,10 @@ def from_json(kind: type[T], text: str | bytes, *, where: str) -> T:
     try:
         return adapter.validate_json(text, extra="forbid")
     except pydantic.ValidationError as error:
-        problems = [f"'{'.'.join(map(str, item['loc']))}': {item['msg']}" for item in error.errors()]
+        found = error.errors()
+        # Of several possible families, only what is wrong with the one that the file names matters.
+        other = [item["loc"][:-1] for item in found if item["loc"][-1:] == ("family",)]
+        told = [item for item in found if all(item["loc"][: len(place)] != place for place in other)]
+        told = told or [item for item in found if item["loc"][-1:] == ("family",)]
+        problems = [f"'{'.'.join(map(str, item['loc']))}': {item['msg']}" for item in told]
         raise GlapError(f"{where}: {'; '.join(problems)}; mend or remove the file") from None

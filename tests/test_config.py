@@ -1,6 +1,7 @@
 """Configurations: files, typed overrides, JSON; every mistake is one line that names the field."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from glap_jax import config as configs
 from glap_jax.config import DataConfig, GroupConfig, TrainConfig
 from glap_jax.errors import GlapError
+from glap_jax.text.bert import BertConfig
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "configs").glob("*.py"))
@@ -89,6 +91,26 @@ def test_bad_json_names_file_and_field(text, message):
     with pytest.raises(GlapError, match=message) as caught:
         configs.from_json(TrainConfig, text, where="run.json")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"widht": 3}, ["BertConfig.widht"]),
+        ({"family": "bet"}, ["'sonar'", "'bert'", "'xlm_roberta'"]),
+    ],
+)
+def test_of_several_families_the_one_meant_is_told(change, told):
+    model = configs.ModelConfig(text=BertConfig.minilm())
+    words = json.loads(configs.to_json(model))
+    assert configs.from_json(configs.ModelConfig, json.dumps(words), where="run.json") == model
+    words["text"] |= change
+    with pytest.raises(GlapError) as raised:
+        configs.from_json(configs.ModelConfig, json.dumps(words), where="run.json")
+    problems = str(raised.value).removesuffix("; mend or remove the file").split("; ")
+    assert len(problems) == len([word for word in told if any(word in problem for problem in problems)])
+    overridden = configs.override(TrainConfig(model=model), ["--model.text.width", "192"])
+    assert overridden.model.text == dataclasses.replace(model.text, width=192)
 
 
 @pytest.mark.parametrize(
