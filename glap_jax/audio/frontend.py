@@ -1,7 +1,7 @@
 """Waveform to log-mel, in float32, such that neither padding nor batch mates change a clip's result."""
 
 import functools
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -14,22 +14,47 @@ from glap_jax.convert.rules import Buffer, Counter, Rule, Same, Table
 DECIBEL_FLOOR = 1e-10
 
 
+def _htk(hertz: np.ndarray | float) -> np.ndarray:
+    return 2595.0 * np.log10(1.0 + np.asarray(hertz) / 700.0)
+
+
+def _slaney(hertz: np.ndarray | float) -> np.ndarray:
+    """Linear to 1000 Hz (15 mel), then 27 mel to every factor of 6.4."""
+    hertz = np.asarray(hertz)
+    return np.where(
+        hertz < 1000.0, hertz * 0.015, 15.0 + 27.0 * np.log(np.maximum(hertz, 1e-3) / 1000.0) / np.log(6.4)
+    )
+
+
 @functools.cache
 def mel_filters(
-    bins: int, mels: int, low: float, high: float, sample_rate: int
+    bins: int, mels: int, low: float, high: float, sample_rate: int, scale: Literal["htk", "slaney"] = "htk"
 ) -> Float[np.ndarray, "bins mels"]:
-    """Triangular mel filters on the HTK scale without area normalisation, frequencies in Hz.
+    """Triangular mel filters, frequencies in Hz.
 
-    Source: torchaudio `melscale_fbanks(norm=None, mel_scale="htk")`, which Dasheng, CED and GLAP use.
+    Args:
+        bins: bins of the spectrum, from 0 to half of `sample_rate`.
+        mels: how many filters.
+        low: where the first one begins.
+        high: where the last one ends.
+        sample_rate: of the waveform.
+        scale: `htk` without area normalisation (torchaudio `melscale_fbanks(norm=None, mel_scale="htk")`:
+            Dasheng, CED, GLAP), or `slaney` with it (librosa's default: Whisper, CLARA).
     """
-    to_mel = lambda hertz: 2595.0 * np.log10(1.0 + hertz / 700.0)  # noqa: E731
-    points = np.linspace(to_mel(low), to_mel(high), mels + 2)
-    edges = 700.0 * (10.0 ** (points / 2595.0) - 1.0)
+    if scale == "htk":
+        points = np.linspace(_htk(low), _htk(high), mels + 2)
+        edges = 700.0 * (10.0 ** (points / 2595.0) - 1.0)
+    else:
+        points = np.linspace(_slaney(low), _slaney(high), mels + 2)
+        edges = np.where(points < 15.0, points / 0.015, 1000.0 * 6.4 ** ((points - 15.0) / 27.0))
     slopes = edges[None, :] - np.linspace(0.0, sample_rate // 2, bins)[:, None]
     widths = np.diff(edges)
     falling = -slopes[:, :-2] / widths[:-1]
     rising = slopes[:, 2:] / widths[1:]
-    return np.maximum(0.0, np.minimum(falling, rising)).astype(np.float32)
+    filters = np.maximum(0.0, np.minimum(falling, rising))
+    if scale == "slaney":
+        filters *= 2.0 / (edges[2:] - edges[:-2])
+    return filters.astype(np.float32)
 
 
 @functools.cache
@@ -106,7 +131,7 @@ class LogMel(nnx.Module):
 
     Args:
         batch_wide: the references' clamp of `top_db` against one maximum for the whole batch.
-        shortest: samples that shorter clips are padded to with zeros: four frames (Dasheng's patch) unless said.
+        shortest: samples that shorter clips are padded to with zeros; a patch of Dasheng unless said.
     """
 
     SAMPLE_RATE = 16_000
