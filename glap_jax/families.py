@@ -13,15 +13,20 @@ from jax.typing import DTypeLike
 from glap_jax.convert.checkpoint import Checkpoint, in_memory
 from glap_jax.convert.engine import export, fill
 from glap_jax.convert.layout import LAYOUT
+from glap_jax.convert.rules import Table
 from glap_jax.convert.spelling import canonical, choose
 from glap_jax.errors import GlapError
 
 # A module offers `Config` (a frozen dataclass), `Module` (made by `Module(config, dtype=..., rngs=...)`),
 # `TORCH_RULES`, `config_from_torch(shapes, given) -> Config`, `config_to_torch(config) -> dict` (what `given`
-# may be), and `compat(config) -> Config` (the reference's quirks turned on).
+# may be), and `compat(config) -> Config` (the reference's quirks turned on). A family that is published in
+# layouts which no spelling of one table covers has `OTHER_TORCH_RULES` too, a tuple of tables.
 FAMILIES = {
     "dasheng": "glap_jax.audio.dasheng",
     "ced": "glap_jax.audio.ced",
+    "wav2vec2": "glap_jax.audio.wav2vec2",
+    "hubert": "glap_jax.audio.hubert",
+    "wavlm": "glap_jax.audio.wavlm",
     "sonar": "glap_jax.text.sonar",
     "bert": "glap_jax.text.bert",
     "xlm_roberta": "glap_jax.text.xlm_roberta",
@@ -64,8 +69,7 @@ def from_torch(
     source = in_memory(state_dict)
     config = source.config if config is None else config
     module = family_module(family)
-    spelling = choose(module.TORCH_RULES, source)
-    names = canonical(module.TORCH_RULES, spelling, source)
+    number, names = explained(module, source)
     if 2 * len(names) < len(source) or not names:
         unknown = ", ".join(sorted(set(source) - set(names.values()))[:3])
         hint = (
@@ -80,7 +84,20 @@ def from_torch(
     if compat:
         sizes = module.compat(sizes)
     empty = nnx.eval_shape(lambda: module.Module(sizes, dtype=dtype, rngs=nnx.Rngs(0)))
-    return fill(empty, module.TORCH_RULES, source, family=family)
+    return fill(empty, tables(module)[number], source, family=family, number=number)
+
+
+def tables(module: ModuleType) -> tuple[Table, ...]:
+    """The conversion tables of a family's module; the first is what new models are written in."""
+    return (module.TORCH_RULES, *getattr(module, "OTHER_TORCH_RULES", ()))
+
+
+def explained(module: ModuleType, keys: Iterable[str]) -> tuple[int, dict[str, str]]:
+    """The number of the table that explains most of `keys`, and these by their names in its first spelling."""
+    keys = list(keys)
+    names = [canonical(table, choose(table, keys), keys) for table in tables(module)]
+    number = max(range(len(names)), key=lambda number: len(names[number]))
+    return number, names[number]
 
 
 def guess_family(keys: Iterable[str]) -> str | None:
@@ -88,10 +105,9 @@ def guess_family(keys: Iterable[str]) -> str | None:
     keys = list(keys)
     best, share = None, 0.5
     for family in FAMILIES:
-        rules = family_module(family).TORCH_RULES
-        explained = len(canonical(rules, choose(rules, keys), keys)) / max(1, len(keys))
-        if explained > share:
-            best, share = family, explained
+        _, names = explained(family_module(family), keys)
+        if len(names) / max(1, len(keys)) > share:
+            best, share = family, len(names) / len(keys)
     return best
 
 
@@ -115,7 +131,8 @@ def to_checkpoint(module: nnx.Module) -> Checkpoint:
     """The original tensors of `module` and its constructor arguments; each tensor is made when it is read."""
     family = family_of(module)
     source = family_module(family)
-    tensors = export(module, source.TORCH_RULES, family=family)
+    layout = getattr(module, LAYOUT, None)
+    tensors = export(module, tables(source)[layout.table if layout else 0], family=family)
     config = source.config_to_torch(vars(module)["config"])
     return Checkpoint(tensors, config=config, where=f"the {family} module")
 

@@ -1,0 +1,138 @@
+"""Positions that speech encoders learn: a wide convolution, and a gated relative bias of attention logits."""
+
+import functools
+import math
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
+
+from glap_jax.convert.rules import Kernel, Rule, Same, Table, Transform, dense
+from glap_jax.layers import ACTIVATIONS, Attention, linear
+
+
+class ConvPositions(nnx.Module):
+    """GELU of a grouped convolution over time, added to tokens as their position (wav2vec 2.0, section 2).
+
+    Its kernel is weight-normed along time: each tap has a length of its own and a direction. An even kernel
+    sees one token more to the left than to the right.
+    """
+
+    def __init__(self, width: int, kernel: int, groups: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.groups = groups
+        self.dtype = dtype
+        scale = 2.0 / math.sqrt(kernel * width)
+        shape = (kernel, width // groups, width)
+        self.direction = nnx.Param(nnx.initializers.normal(scale)(rngs.params(), shape, jnp.float32))
+        self.magnitude = nnx.Param(jnp.sqrt(jnp.sum(jnp.square(self.direction[...]), axis=(1, 2))))
+        self.bias = nnx.Param(jnp.zeros((width,), jnp.float32))
+
+    def kernel(self) -> Float[Array, "W I D"]:
+        """The kernel in use: every tap scaled to its magnitude."""
+        direction = self.direction[...]
+        length = jnp.sqrt(jnp.sum(jnp.square(direction), axis=(1, 2)))
+        return direction * (self.magnitude[...] / length)[:, None, None]
+
+    def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
+        kernel = self.kernel().astype(self.dtype)
+        before = kernel.shape[0] // 2
+        x = jax.lax.conv_general_dilated(
+            x.astype(self.dtype),
+            kernel,
+            window_strides=(1,),
+            padding=((before, kernel.shape[0] - 1 - before),),
+            dimension_numbers=("NWC", "WIO", "NWC"),
+            feature_group_count=self.groups,
+        )
+        return ACTIVATIONS["gelu"](x + self.bias[...].astype(self.dtype))
+
+
+@functools.cache
+def relative_buckets(tokens: int, buckets: int, farthest: int) -> Int[np.ndarray, "N N"]:
+    """Bucket of every (query, key) pair: exact for near keys, then logarithmic up to `farthest` tokens.
+
+    Half the buckets are for keys after the query (T5's scheme; WavLM, section 3.1). Rounded in float32, as
+    the references do.
+    """
+    offset = np.arange(tokens)[None, :] - np.arange(tokens)[:, None]
+    half = buckets // 2
+    exact = half // 2
+    distance = np.abs(offset)
+    ratio = np.log(np.maximum(distance, 1).astype(np.float32) / np.float32(exact))
+    ratio = ratio / np.float32(math.log(farthest / exact)) * np.float32(half - exact)
+    far = np.minimum(exact + ratio.astype(np.int32), half - 1)
+    return (np.where(distance < exact, distance, far) + half * (offset > 0)).astype(np.int32)
+
+
+class RelativeBias(nnx.Module):
+    """One learned number a head for every bucket of relative positions; all layers share it."""
+
+    def __init__(self, buckets: int, heads: int, farthest: int, *, rngs: nnx.Rngs):
+        self.farthest = farthest
+        xavier = nnx.initializers.xavier_normal()
+        self.embedding = nnx.Param(xavier(rngs.params(), (buckets, heads), jnp.float32))
+
+    def __call__(self, tokens: int) -> Float[Array, "1 H N N"]:
+        embedding = self.embedding[...]
+        index = relative_buckets(tokens, embedding.shape[0], self.farthest)
+        return embedding[index].transpose(2, 0, 1)[None]
+
+
+class GatedAttention(Attention):
+    """Self-attention that scales the shared relative bias by a gate of each token and head (WavLM, eq. 4-6).
+
+    Args:
+        gate: what the gate is computed from, split by heads: the layer's `input` (WavLM) or the projected
+            `query` before scaling (BEATs).
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        *,
+        gate: Literal["input", "query"],
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ):
+        super().__init__(width, heads, dtype=dtype, rngs=rngs)
+        self.source: Literal["input", "query"] = gate
+        self.gate = linear(width // heads, 8, dtype=jnp.float32, rngs=rngs)
+        self.gate_scale = nnx.Param(jnp.ones((heads,), jnp.float32))
+
+    def adjusted(
+        self,
+        bias: Float[Array, "#B H N N"] | None,
+        x: Float[Array, "B N D"],
+        queries: Float[Array, "B N H K"],
+    ) -> Float[Array, "B H N N"] | None:
+        """`bias` times the gate, in float32; rows of the gate belong to queries."""
+        if bias is None:
+            return None
+        source = queries if self.source == "query" else x.reshape(queries.shape)
+        groups = self.gate(source.astype(jnp.float32)).reshape(*queries.shape[:3], 2, 4).sum(axis=-1)
+        update, reset = jnp.unstack(jax.nn.sigmoid(groups), axis=-1)
+        gate = update * (reset * self.gate_scale[...] - 1.0) + 2.0
+        return gate.transpose(0, 2, 1)[..., None] * bias
+
+
+_TAPS = Transform(lambda x: x[0][0, 0], lambda x: (x[None, None, :],))
+_HEADS = Transform(lambda x: x[0][0, :, 0, 0], lambda x: (x[None, :, None, None],))
+
+
+def conv_positions(source: str, target: str) -> Table:
+    """Rules of weight-normed convolutional positions; torch has written their keys in two ways."""
+    return (
+        Rule(f"{source}.bias", f"{target}/bias", Same),
+        Rule(f"{source}.(parametrizations.weight.original0|weight_g)", f"{target}/magnitude", _TAPS),
+        Rule(f"{source}.(parametrizations.weight.original1|weight_v)", f"{target}/direction", Kernel),
+    )
+
+
+def gate(linear: str, scale: str, target: str) -> Table:
+    """Rules of a `GatedAttention`'s gate."""
+    return (*dense(linear, f"{target}/gate"), Rule(scale, f"{target}/gate_scale", _HEADS))

@@ -1,0 +1,194 @@
+"""wav2vec 2.0, HuBERT and WavLM against recorded states, and tokens that padding does not change."""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from glap_jax.audio.positions import relative_buckets
+from glap_jax.audio.speech import normalised, tokens_of
+from glap_jax.audio.wav2vec2 import Wav2Vec2Config
+from glap_jax.audio.wavlm import TORCH_RULES, WavLMConfig, config_from_torch
+from glap_jax.convert.engine import export
+from glap_jax.errors import GlapError
+from glap_jax.families import from_torch, to_torch
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+ITEMS = [f"hf_{family}_{norm}" for family in ("wav2vec2", "hubert", "wavlm") for norm in ("group", "layer")]
+PARTS = [("c3s", 1000, 17000), ("c10s", 5000, 14600), ("c0_5s", 0, 8000)]
+# The golden numbers' own limit for states.
+STATES = 1e-4
+
+encode = nnx.jit(lambda module, waveform, lengths: module(waveform, lengths))
+encode_values = nnx.jit(lambda module, values, lengths: module.encode(values, lengths))
+
+
+@pytest.fixture(scope="module")
+def load(weights):
+    def make(item, **options):
+        config = json.loads((GOLDEN / item / "config.json").read_text(encoding="utf-8"))
+        return from_torch(item.split("_")[1], weights(item), config, **options)
+
+    return make
+
+
+@pytest.mark.parametrize("item", ITEMS)
+def test_the_reference_with_and_without_masks(load, golden, padded, close, item):
+    io, module = golden(item), load(item, compat=True)
+    wave, lengths = padded(PARTS)
+    real = np.arange(16000) < lengths[:, None]
+    values = normalised(jnp.asarray(wave), jnp.asarray(real))
+    found = encode_values(module, values, jnp.asarray(lengths))
+    np.testing.assert_array_equal(found.mask, io["masked/feature_mask"])
+    close(found.tokens, io["masked/last_hidden_state"], STATES)
+    # With all samples told to be real, nothing is masked.
+    found = encode_values(module, values, jnp.full((3,), 16000, jnp.int32))
+    close(found.tokens, io["unmasked/last_hidden_state"], STATES)
+
+
+@pytest.mark.parametrize("item", ITEMS)
+def test_clips_in_a_batch_equal_the_clips_alone(load, golden, clip, padded, close, item):
+    """By default, what the reference makes of one clip alone comes out of a padded batch."""
+    io, module = golden(item), load(item)
+    wave, lengths = padded([*PARTS, ("zeros", 0, 8000)])
+    noise = np.random.default_rng(0).uniform(-1, 1, wave.shape).astype(np.float32)
+    wave = np.where(np.arange(16000) < lengths[:, None], wave, noise)
+    found = encode(module, jnp.asarray(wave), jnp.asarray(lengths))
+    assert found.mask.sum(axis=1).tolist() == [49, 29, 24, 24]
+    close(found.tokens[1, :29], io["single1/last_hidden_state"], STATES)
+    close(found.pooled[1], io["single1/mean_pooled"], STATES)
+    close(found.tokens[3, :24], io["zeros/last_hidden_state"], STATES)
+    if item == "hf_wavlm_group":
+        alone = encode(module, jnp.asarray(clip(*PARTS[1]))[None], None)
+        close(alone.tokens[0], io["single1/last_hidden_state"], STATES)
+        np.testing.assert_allclose(alone.pooled[0], found.pooled[1], atol=1e-5)
+
+
+@pytest.mark.parametrize("item", ["hf_hubert_group", "hf_wavlm_layer"])
+def test_every_stage_agrees_with_the_trace(load, golden, clip, close, item):
+    io, module = golden(item), load(item)
+    wave = jnp.asarray(clip(*PARTS[1]))[None]
+    x = normalised(wave, jnp.ones(wave.shape, bool))[..., None]
+    for index, convolution in enumerate(module.convolutions):
+        x = convolution(x, None)
+        if index == 0:
+            close(x[0, ::16].T, io["trace/conv0"], STATES)
+    close(x[0].T, io["trace/conv6"], STATES)
+    x = module.projection(module.feature_norm(x))
+    close(x[0], io["trace/feature_projection"], STATES)
+    positions = module.positions(x)
+    close(positions[0], io["trace/pos_conv_embed"], STATES)
+    x = x + positions
+    bias = module.bias(x.shape[1])
+    if bias is not None:
+        close(bias[0, :, :20, :20], io["trace/relative_bias"], 1e-6)
+    x = module.norm(x) if module.config.placement == "post" else x
+    graph, layers = nnx.split(module.blocks.layers)
+    for number in range(2):
+        block = nnx.merge(graph, jax.tree.map(lambda leaf, number=number: leaf[number], layers))
+        if number == 0:
+            inner = x if module.config.placement == "post" else block.attention_norm(x)
+            close(block.attention(inner, None, bias)[0], io["trace/layer0.attention"], STATES)
+        x = block(x, None, bias)
+        close(x[0], io[f"trace/layer{number}"], STATES)
+
+
+def test_the_waveform_is_normalised_over_real_samples(golden, padded, close):
+    wave, lengths = padded(PARTS)
+    found = normalised(jnp.asarray(wave), jnp.asarray(np.arange(16000) < lengths[:, None]))
+    close(found[:, ::16], golden("hf_wav2vec2_group")["input_values_every_16th"], 2e-5)
+
+
+def test_tokens_of_samples(golden):
+    for samples, tokens in golden("hf_wav2vec2_group")["length_table"]:
+        assert tokens_of(int(samples)) == tokens
+
+
+def test_buckets_are_the_reference_s(golden):
+    io = golden("hf_wavlm_layer")
+    table = relative_buckets(1501, 320, 800)
+    np.testing.assert_array_equal(table[0], io["bucket/bucket"][1500:])
+    np.testing.assert_array_equal(table[-1], io["bucket/bucket"][:1501])
+
+
+@pytest.mark.parametrize("item", ITEMS)
+def test_the_way_back_is_bit_for_bit(load, weights, item):
+    original, back = weights(item), to_torch(load(item))
+    assert set(back) == set(original)
+    assert all(back[key].tobytes() == value.tobytes() for key, value in original.items())
+
+
+def test_older_keys_and_a_head_come_back_as_they_were(weights):
+    """A recognition model: the encoder behind a prefix, weight norm in its old spelling, and a head."""
+    old = {"original0": "weight_g", "original1": "weight_v"}
+    tensors = {"lm_head.weight": np.ones((32, 48), np.float32), "lm_head.bias": np.ones(32, np.float32)}
+    for key, value in weights("hf_wav2vec2_group").items():
+        stem, _, end = key.rpartition(".parametrizations.weight.")
+        tensors["wav2vec2." + (f"{stem}.{old[end]}" if stem else key)] = value
+    del tensors["wav2vec2.masked_spec_embed"]
+    module = from_torch("wav2vec2", tensors, {"num_attention_heads": 4})
+    back = to_torch(module)
+    assert set(back) == set(tensors)
+    assert all(back[key].tobytes() == value.tobytes() for key, value in tensors.items())
+
+
+def test_sizes_come_from_shapes_alone(load, weights):
+    for item in ITEMS:
+        told = load(item).config
+        read = from_torch(item.split("_")[1], weights(item), {"num_attention_heads": 4}).config
+        assert read == told
+
+
+def test_what_cannot_be_honoured_is_said_in_one_line(weights):
+    given = {"num_attention_heads": 4, "hidden_act": "relu", "add_adapter": True, "colour": 1}
+    with pytest.raises(GlapError, match=r"hidden_act.*add_adapter.*colour"):
+        from_torch("hubert", weights("hf_hubert_group"), given)
+
+
+def test_wavlm_base_takes_waveforms_as_they_are():
+    """Published: base and base+ were trained without normalisation, large with it."""
+    base = WavLMConfig.base()
+    module = nnx.eval_shape(lambda: base.build(dtype=jnp.dtype("float32"), remat="none", rngs=nnx.Rngs(0)))
+    shapes = {key: tensor.shape for key, tensor in export(module, TORCH_RULES, family="wavlm").items()}
+    assert config_from_torch(shapes, {}) == base
+    assert config_from_torch(shapes, {"do_normalize": True}).normalise
+    assert WavLMConfig.large().normalise
+
+
+@pytest.mark.parametrize("samples", [1, 399, 719])
+def test_a_clip_shorter_than_a_token_gives_one(load, samples):
+    module = load("hf_wav2vec2_group")
+    wave = jnp.asarray(np.random.default_rng(0).normal(size=(1, samples)).astype(np.float32))
+    alone = encode(module, wave, None)
+    assert alone.tokens.shape == (1, 1, 48)
+    longer = jnp.pad(wave, ((0, 0), (0, 720 - samples)))
+    told = encode(module, longer, jnp.array([samples], jnp.int32))
+    np.testing.assert_allclose(told.pooled, alone.pooled, atol=1e-5)
+
+
+def test_bfloat16_stays_near_float32(load, clip):
+    wave = jnp.asarray(clip("c0_5s"))[None]
+    for item in ("hf_wavlm_group", "hf_wavlm_layer"):
+        low, exact = encode(load(item, dtype=jnp.bfloat16), wave, None), encode(load(item), wave, None)
+        assert low.tokens.dtype == jnp.bfloat16
+        assert low.pooled.dtype == jnp.float32
+        cosine = np.vdot(low.pooled, exact.pooled)
+        assert cosine > 0.999 * np.linalg.norm(low.pooled) * np.linalg.norm(exact.pooled)
+
+
+def test_gradients_are_finite_on_silence_and_padding():
+    """A silent row and a nearly empty one must not turn the others' gradients into NaN."""
+    config = Wav2Vec2Config(width=16, layers=1, heads=2, hidden=16, conv_width=8, position_groups=4)
+    module = nnx.jit(lambda: config.build(dtype=jnp.float32, remat="full", rngs=nnx.Rngs(0)))()
+    wave = jnp.zeros((2, 2000), jnp.float32).at[1, :10].set(0.5)
+
+    def loss(module):
+        return module(wave, jnp.array([2000, 10], jnp.int32)).pooled.sum()
+
+    gradients = jax.tree.leaves(nnx.jit(nnx.grad(loss))(module))
+    assert gradients
+    assert all(np.isfinite(np.asarray(leaf)).all() for leaf in gradients)
