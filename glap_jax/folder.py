@@ -1,4 +1,6 @@
-"""The model folder: `config.json`, `parameters/` (Orbax), and where there is one, the tokenizer `spm.model`.
+"""The model folder: `config.json`, `parameters/` (Orbax), and where there is one, the tokenizer.
+
+That is `spm.model` (SentencePiece) or `tokenizer.json`.
 
 `save` writes one, whole or not at all; `load_module` reads it back, strictly.
 """
@@ -27,12 +29,12 @@ from glap_jax.convert.layout import LAYOUT, TorchLayout
 from glap_jax.errors import GlapError
 from glap_jax.layers import Remat
 from glap_jax.rules import path_name
-from glap_jax.text.tokenizers import SonarTokenizer
+from glap_jax.text.tokenizers import open_tokenizer
 
 FORMAT = 1
 CONFIG = "config.json"
 PARAMETERS = "parameters"
-TOKENIZER = "spm.model"
+TOKENIZER, JSON = "spm.model", "tokenizer.json"
 # Differing parameters that a message spells out; more are counted.
 _SHOWN = 4
 
@@ -56,7 +58,7 @@ def save(folder: str | Path, module: nnx.Module, config: Any, tokenizer: str | P
         folder: where to; missing, empty, or a model folder.
         module: a module of one of the known families.
         config: its sizes (`ModelConfig`, `DashengConfig`, ...).
-        tokenizer: SentencePiece model of the text tower.
+        tokenizer: SentencePiece model or tokenizer.json of the text tower.
 
     Raises:
         GlapError: `folder` holds something else, the tokenizer does not fit, or the disk is full or
@@ -64,15 +66,16 @@ def save(folder: str | Path, module: nnx.Module, config: Any, tokenizer: str | P
     """
     folder = Path(folder).resolve()
     _check_target(folder)
-    rows = getattr(getattr(config, "text", config), "vocabulary", None)
-    if tokenizer is not None and rows is not None:
-        SonarTokenizer.fitting(tokenizer, rows)
+    text = getattr(config, "text", config)
+    if tokenizer is not None and hasattr(text, "vocabulary"):
+        open_tokenizer(tokenizer, text)
+    name = None if tokenizer is None else JSON if Path(tokenizer).suffix == ".json" else TOKENIZER
     words = {
         "glap_jax_format": FORMAT,
         "glap_jax_version": glap_jax.__version__,
         "family": families.family_of(module),
         "model": json.loads(config_to_json(config)),
-        "tokenizer": TOKENIZER if tokenizer is not None else None,
+        "tokenizer": name,
     }
     part = folder.with_name(f".{folder.name}.partial")
     try:
@@ -82,8 +85,8 @@ def save(folder: str | Path, module: nnx.Module, config: Any, tokenizer: str | P
         layout: TorchLayout | None = getattr(module, LAYOUT, None)
         if layout is not None:
             layout.save(part)
-        if tokenizer is not None:
-            shutil.copyfile(tokenizer, part / TOKENIZER)
+        if tokenizer is not None and name is not None:
+            shutil.copyfile(tokenizer, part / name)
         (part / CONFIG).write_text(json.dumps(words, indent=2, ensure_ascii=False), encoding="utf-8")
         _put_in_place(part, folder)
     except OSError as error:
@@ -286,9 +289,10 @@ def _check_same(folder: Path, stored: dict[str, str], wanted: dict[str, str]) ->
 
 
 def find_tokenizer(folder: str | Path) -> Path | None:
-    """The SentencePiece model in `folder`: `spm.model`, else its only `*.model` file, else none."""
+    """The tokenizer in `folder`: `spm.model`, `tokenizer.json`, its only `*.model` file, else none."""
     folder = Path(folder)
+    for name in (TOKENIZER, JSON):
+        if (folder / name).is_file():
+            return folder / name
     found = sorted(folder.glob("*.model"))
-    if (folder / TOKENIZER).is_file():
-        return folder / TOKENIZER
     return found[0] if len(found) == 1 else None

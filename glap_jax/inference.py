@@ -19,7 +19,7 @@ from glap_jax.folder import find_tokenizer, is_model, load_module
 from glap_jax.model import DualEncoder
 from glap_jax.pipeline.bad import BadClip
 from glap_jax.progress import bar
-from glap_jax.text.tokenizers import SonarTokenizer, pad
+from glap_jax.text.tokenizers import Tokenizer, open_tokenizer, pad
 
 # Seconds that clips are padded to, so that few shapes are compiled; beyond, whole chunks of 10.08 s: 1008
 # frames, what Dasheng encodes at once.
@@ -62,7 +62,7 @@ class Model:
         tokenizer: of its text tower; without one, `encode_text` cannot be used.
     """
 
-    def __init__(self, module: DualEncoder, tokenizer: SonarTokenizer | None = None):
+    def __init__(self, module: DualEncoder, tokenizer: Tokenizer | None = None):
         self.module = module
         self.tokenizer = tokenizer
         self.config = self.module.config
@@ -73,7 +73,7 @@ class Model:
         """Hz that the audio tower works at; clips are resampled to it."""
         return self.module.audio.SAMPLE_RATE
 
-    def require_tokenizer(self) -> SonarTokenizer:
+    def require_tokenizer(self) -> Tokenizer:
         """The tokenizer.
 
         Raises:
@@ -289,7 +289,7 @@ def load(
         path_or_hub_id: a model folder, a training run's folder, a published checkpoint (torch `.pt`,
             safetensors file or folder), or `hf:organisation/name` on the Hugging Face hub.
         family: what a published checkpoint holds; a model folder knows.
-        tokenizer: SentencePiece model; by default the one in the folder.
+        tokenizer: SentencePiece model or tokenizer.json; by default the one in the folder.
         dtype: compute type; by default bfloat16 on TPU and GPU, float32 on CPU.
 
     Raises:
@@ -314,8 +314,7 @@ def load(
     if not isinstance(module, DualEncoder):
         raise GlapError(f"model: '{path}' is a single encoder ({type(module).__name__}), no audio-text model")
     found = tokenizer or find_tokenizer(path if path.is_dir() else path.parent)
-    rows = module.text.config.vocabulary
-    return Model(module, None if found is None else SonarTokenizer.fitting(found, rows))
+    return Model(module, None if found is None else open_tokenizer(found, module.text.config))
 
 
 def _download(name: str) -> Path:

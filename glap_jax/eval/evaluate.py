@@ -15,7 +15,7 @@ from glap_jax.inference import Model
 from glap_jax.model import DualEncoder
 from glap_jax.pipeline.evaluation import Clip, evaluation
 from glap_jax.progress import track
-from glap_jax.text.tokenizers import SonarTokenizer
+from glap_jax.text.tokenizers import open_tokenizer
 
 # Clips that are encoded together.
 BATCH = 32
@@ -128,7 +128,7 @@ def during_training(config: TrainConfig) -> Callable[[DualEncoder, int], dict[st
     if not config.data.test:
         return None
     path = Path(config.data.root) / config.data.tokenizer
-    tokenizer = SonarTokenizer.fitting(path, config.model.text.vocabulary)
+    tokenizer = open_tokenizer(path, config.model.text)
 
     def hook(module: DualEncoder, step: int) -> dict[str, float]:
         found = evaluate(

@@ -33,6 +33,7 @@ class BertSizes:
         pooling: `pooler` is tanh of a linear layer over the first token, `first` that token itself, `mean`
             the masked mean of all tokens, [CLS] and [SEP] included.
         pooler: whether the pooler's parameters exist; files of mean-pooled models often hold them too.
+        prefix: words that the tokenizer puts before every text (E5: `query: `).
     """
 
     width: int = 768
@@ -45,6 +46,7 @@ class BertSizes:
     epsilon: float = 1e-12
     pooling: Pooling = "pooler"
     pooler: bool = True
+    prefix: str = ""
 
     def __post_init__(self) -> None:
         if self.pooling == "pooler" and not self.pooler:
@@ -87,7 +89,7 @@ class BertConfig(BertSizes):
     @classmethod
     def e5_small(cls) -> "BertConfig":
         """118 M parameters, about 100 languages, mean: multilingual-e5-small (XLM-R's pieces)."""
-        return cls(width=384, hidden=1536, vocabulary=250_037, pooling="mean")
+        return cls(width=384, hidden=1536, vocabulary=250_037, pooling="mean", prefix="query: ")
 
     @classmethod
     def tiny(cls, vocabulary: int) -> "BertConfig":
@@ -247,8 +249,8 @@ def sizes_from_torch(
 
     Args:
         shapes: of the tensors.
-        given: the configuration; `pooling` may stand among its entries. Without it, models of width 384
-            (MiniLM, E5) are pooled by their mean, others by their pooler if they have one.
+        given: the configuration; `pooling` and `prefix` may stand among its entries. Without the first,
+            models of width 384 (MiniLM, E5) pool by the mean, others by the pooler if they have one.
         family: names the family in messages.
         model_type: what the configuration calls it.
         before: rows of the table of positions before the first token's.
@@ -261,7 +263,7 @@ def sizes_from_torch(
     if pooling not in (None, "pooler", "first", "mean"):
         raise GlapError(f"config of {family}: 'pooling' must be pooler, first or mean, not {pooling!r}")
     names = (*_SIZES.values(), "max_position_embeddings")
-    rest = {name: value for name, value in given.items() if name != "pooling"}
+    rest = {name: value for name, value in given.items() if name not in ("pooling", "prefix")}
     fixed = {**_FIXED, "model_type": model_type}
     known = arguments(rest, family=family, sizes=names, fixed=fixed, ignored=_IGNORED)
     width = known.get("hidden_size") or dimension(shapes, "embeddings.word_embeddings.weight", 1)
@@ -280,6 +282,7 @@ def sizes_from_torch(
         "epsilon": float(known.get("layer_norm_eps") or epsilon),
         "pooling": pooling or ("pooler" if pooler and width != 384 else "mean"),
         "pooler": pooler,
+        "prefix": str(given.get("prefix", "")),
     }
 
 
@@ -287,7 +290,8 @@ def sizes_to_torch(config: BertSizes, *, model_type: str, before: int) -> dict[s
     """The HF config.json that `sizes_from_torch` reads as `config`."""
     sizes = {name: getattr(config, field) for field, name in _SIZES.items()}
     positions = {"max_position_embeddings": config.max_tokens + before}
-    return {"model_type": model_type, "hidden_act": "gelu", **sizes, **positions, "pooling": config.pooling}
+    ours = {"pooling": config.pooling} | ({"prefix": config.prefix} if config.prefix else {})
+    return {"model_type": model_type, "hidden_act": "gelu", **sizes, **positions, **ours}
 
 
 def config_from_torch(shapes: Shapes, given: Mapping[str, Any]) -> BertConfig:

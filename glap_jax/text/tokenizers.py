@@ -1,5 +1,6 @@
-"""SONAR's tokenizer: SentencePiece pieces between a language token and an end marker."""
+"""What all tokenizers share, and SONAR's: SentencePiece pieces between a language and an end marker."""
 
+import abc
 import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -20,7 +21,90 @@ EXTRA_ROWS = 1 + len(LANGUAGES) + 3
 PUBLISHED_PIECES = 256_000
 
 
-class SonarTokenizer:
+class Tokenizer(abc.ABC):
+    """Text to rows of token ids: what every text tower's tokenizer shares.
+
+    Attributes:
+        path: the file that it was read from.
+    """
+
+    path: Path
+
+    @property
+    @abc.abstractmethod
+    def vocabulary(self) -> int:
+        """Rows that the embedding must have."""
+
+    @abc.abstractmethod
+    def row(self, text: str, language: str) -> list[int]:
+        """Ids of one text, uncut, with its markers."""
+
+    @abc.abstractmethod
+    def cut(self, ids: list[int], max_tokens: int, *, compat: bool = False) -> list[int]:
+        """At most `max_tokens` ids, the end marker still last."""
+
+    def encode(
+        self,
+        text: Any,
+        *,
+        language: str = "eng_Latn",
+        max_tokens: int | None = None,
+        compat: bool = False,
+    ) -> list[int]:
+        """Ids of one text; an empty one has its markers only.
+
+        Args:
+            text: a str; anything else is refused, since captions come from files of all kinds.
+            language: NLLB code.
+            max_tokens: longest row; a longer one is cut, with a warning in the log. None never cuts.
+            compat: cut as the reference does (see `cut`).
+
+        Raises:
+            GlapError: unknown language, no str, or a str that is no Unicode text (a lone surrogate).
+        """
+        return self.encode_all([text], language=language, max_tokens=max_tokens, compat=compat)[0]
+
+    def encode_all(
+        self,
+        texts: Sequence[Any],
+        *,
+        language: str | Sequence[str] = "eng_Latn",
+        max_tokens: int | None = None,
+        compat: bool = False,
+    ) -> list[list[int]]:
+        """`encode` of many texts with one language or one for each; cut texts share one warning."""
+        languages = [language] * len(texts) if isinstance(language, str) else list(language)
+        if len(languages) != len(texts):
+            raise GlapError(
+                f"tokenizer: {len(texts)} texts and {len(languages)} languages; give one or one each"
+            )
+        rows = [self.row(_checked(text), code) for text, code in zip(texts, languages, strict=True)]
+        if max_tokens is None:
+            return rows
+        longest = max(map(len, rows), default=0)
+        if longest > max_tokens:
+            count = sum(len(row) > max_tokens for row in rows)
+            log.warning(
+                "cut %d of %d texts to %d tokens (the longest has %d)", count, len(rows), max_tokens, longest
+            )
+        return [self.cut(row, max_tokens, compat=compat) for row in rows]
+
+
+def _checked(text: Any) -> str:
+    """`text` itself, if it is Unicode text."""
+    if not isinstance(text, str):
+        raise GlapError(f"tokenizer: {text!r:.60} is a {type(text).__name__}; give a str")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise GlapError(
+            f"tokenizer: {text!r:.60} holds a lone surrogate at character {error.start}, which is no "
+            "Unicode text; decode the caption with its right encoding"
+        ) from None
+    return text
+
+
+class SonarTokenizer(Tokenizer):
     """Text to ids: `[language] + [piece + 1, ...] + [3]`; 0 is padding, 1 unknown, 2 unused, 3 the end.
 
     Args:
@@ -88,66 +172,11 @@ class SonarTokenizer:
         """
         return (self.pieces if self.compact else PUBLISHED_PIECES) + 1 + position(language)
 
-    def encode(
-        self,
-        text: Any,
-        *,
-        language: str = "eng_Latn",
-        max_tokens: int | None = None,
-        compat: bool = False,
-    ) -> list[int]:
-        """Ids of one text; an empty one has two. Markers such as `<s>` inside it are plain text.
-
-        Args:
-            text: a str; anything else is refused, since captions come from files of all kinds.
-            language: NLLB code.
-            max_tokens: longest row; a longer one is cut, with a warning in the log. None never cuts.
-            compat: cut as the reference does (see `cut`).
-
-        Raises:
-            GlapError: unknown language, no str, or a str that is no Unicode text (a lone surrogate).
-        """
-        return self.encode_all([text], language=language, max_tokens=max_tokens, compat=compat)[0]
-
-    def encode_all(
-        self,
-        texts: Sequence[Any],
-        *,
-        language: str | Sequence[str] = "eng_Latn",
-        max_tokens: int | None = None,
-        compat: bool = False,
-    ) -> list[list[int]]:
-        """`encode` of many texts with one language or one for each; cut texts share one warning."""
-        languages = [language] * len(texts) if isinstance(language, str) else list(language)
-        if len(languages) != len(texts):
-            raise GlapError(
-                f"tokenizer: {len(texts)} texts and {len(languages)} languages; give one or one each"
-            )
-        rows = [self._row(text, code) for text, code in zip(texts, languages, strict=True)]
-        if max_tokens is None:
-            return rows
-        longest = max(map(len, rows), default=0)
-        if longest > max_tokens:
-            count = sum(len(row) > max_tokens for row in rows)
-            log.warning(
-                "cut %d of %d texts to %d tokens (the longest has %d)", count, len(rows), max_tokens, longest
-            )
-        return [self.cut(row, max_tokens, compat=compat) for row in rows]
-
-    def _row(self, text: Any, language: str) -> list[int]:
-        if not isinstance(text, str):
-            raise GlapError(f"tokenizer: {text!r:.60} is a {type(text).__name__}; give a str")
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise GlapError(
-                f"tokenizer: {text!r:.60} holds a lone surrogate at character {error.start}, which is no "
-                "Unicode text; decode the caption with its right encoding"
-            ) from None
+    def row(self, text: str, language: str) -> list[int]:
+        """The language, the pieces and the end marker. Markers such as `<s>` inside `text` are plain text."""
         return [self.language_id(language), *(piece + 1 for piece in self._pieces.encode(text)), END]
 
-    @staticmethod
-    def cut(ids: list[int], max_tokens: int, *, compat: bool = False) -> list[int]:
+    def cut(self, ids: list[int], max_tokens: int, *, compat: bool = False) -> list[int]:
         """At most `max_tokens` ids, the last one still the end marker.
 
         `compat` cuts as the reference does (`ids[:514]`), which loses the end marker.
@@ -160,6 +189,26 @@ class SonarTokenizer:
         if len(ids) <= max_tokens:
             return ids
         return ids[:max_tokens] if compat else [*ids[: max_tokens - 1], END]
+
+
+def open_tokenizer(path: str | Path, config: Any) -> Tokenizer:
+    """The tokenizer in `path` for a text tower of configuration `config`.
+
+    Args:
+        path: a SentencePiece model (SONAR) or a `tokenizer.json` (BERT and its like).
+        config: of the text tower.
+
+    Raises:
+        GlapError: no such file, a damaged one, or one that the tower's embedding has no room for.
+    """
+    if (Path(path).suffix == ".json") == (config.family == "sonar"):
+        wanted = "a SentencePiece model" if config.family == "sonar" else "a tokenizer.json"
+        raise GlapError(f"tokenizer: a text tower '{config.family}' reads {wanted}, and '{path}' is none")
+    if config.family == "sonar":
+        return SonarTokenizer.fitting(path, config.vocabulary)
+    from glap_jax.text.json_tokenizer import JsonTokenizer
+
+    return JsonTokenizer.fitting(path, config.vocabulary, prefix=getattr(config, "prefix", ""))
 
 
 def pad(

@@ -41,12 +41,12 @@ class XlmRobertaConfig(BertSizes):
     @classmethod
     def e5_base(cls) -> "XlmRobertaConfig":
         """`base` pooled by its mean: multilingual-e5-base."""
-        return cls(pooling="mean")
+        return cls(pooling="mean", prefix="query: ")
 
     @classmethod
     def e5_large(cls) -> "XlmRobertaConfig":
         """`large` pooled by its mean: multilingual-e5-large."""
-        return dataclasses.replace(cls.large(), pooling="mean")
+        return dataclasses.replace(cls.large(), pooling="mean", prefix="query: ")
 
     @classmethod
     def tiny(cls, vocabulary: int) -> "XlmRobertaConfig":

@@ -23,7 +23,7 @@ from glap_jax.config import TrainConfig
 from glap_jax.errors import GlapError
 from glap_jax.model import DualEncoder
 from glap_jax.pipeline import loader
-from glap_jax.text.tokenizers import SonarTokenizer
+from glap_jax.text.tokenizers import Tokenizer, open_tokenizer
 from glap_jax.train import optimizer as optimizers
 from glap_jax.train import state as states
 from glap_jax.train.calibrate import calibrate
@@ -170,10 +170,10 @@ def make_mesh(config: TrainConfig, devices: Sequence[jax.Device] | None) -> Mesh
     return Mesh(np.asarray(devices), ("data",))
 
 
-def open_data(config: TrainConfig) -> tuple[grain.DatasetIterator, SonarTokenizer]:
+def open_data(config: TrainConfig) -> tuple[grain.DatasetIterator, Tokenizer]:
     """The run's batches from the first one on, and the tokenizer that fits its model."""
     path = Path(config.data.root) / config.data.tokenizer
-    tokenizer = SonarTokenizer.fitting(path, config.model.text.vocabulary)
+    tokenizer = open_tokenizer(path, config.model.text)
     data = loader.training(
         config.data,
         batch=config.batch,

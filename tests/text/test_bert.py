@@ -185,5 +185,5 @@ def test_published_sizes(name):
     written = export(module, home.TORCH_RULES, family=config.family)
     shapes = {key: tensor.shape for key, tensor in written.items()}
     assert sum(int(np.prod(shape)) for shape in shapes.values()) == parameters
-    assert home.config_from_torch(shapes, {}) == config
+    assert home.config_from_torch(shapes, {"prefix": config.prefix}) == config
     assert home.config_from_torch(shapes, home.config_to_torch(config)) == config
