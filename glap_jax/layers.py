@@ -71,12 +71,31 @@ def layer_norm(width: int, *, epsilon: float, dtype: DTypeLike, rngs: nnx.Rngs) 
 
 
 class Attention(nnx.Module):
-    """Self-attention with one fused projection (queries, keys, values; heads contiguous inside each)."""
+    """Self-attention with one fused projection (queries, keys, values; heads contiguous inside each).
 
-    def __init__(self, width: int, heads: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+    Args:
+        width: D of what comes in and goes out.
+        heads: H.
+        head_width: K; D / H unless given.
+        bias: whether the fused projection has one.
+        dtype: compute type.
+        rngs: for fresh parameters.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        *,
+        head_width: int | None = None,
+        bias: bool = True,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ):
         self.heads = heads
-        self.qkv = linear(width, 3 * width, dtype=dtype, rngs=rngs)
-        self.out = linear(width, width, dtype=dtype, rngs=rngs)
+        inner = width if head_width is None else heads * head_width
+        self.qkv = linear(width, 3 * inner, bias=bias, dtype=dtype, rngs=rngs)
+        self.out = linear(inner, width, dtype=dtype, rngs=rngs)
 
     def __call__(
         self,
@@ -85,7 +104,7 @@ class Attention(nnx.Module):
         bias: Float[Array, "#B H N N"] | None = None,
     ) -> Float[Array, "B N D"]:
         """`mask` is True where a key is real; `bias` is added to the scaled logits."""
-        batch, tokens, width = x.shape
+        batch, tokens, _ = x.shape
         q, k, v = jnp.unstack(self.qkv(x).reshape(batch, tokens, 3, self.heads, -1), axis=2)
         bias = self.adjusted(bias, x, q)
         # Only keys are masked: a row without any real key attends uniformly instead of giving NaN.
@@ -93,7 +112,7 @@ class Attention(nnx.Module):
         # JAX's own code promotes bfloat16 to float32 for the softmax, which strict promotion would refuse.
         with jax.numpy_dtype_promotion("standard"):
             x = jax.nn.dot_product_attention(q, k, v, bias=bias, mask=keys)
-        return self.out(x.reshape(batch, tokens, width))
+        return self.out(x.reshape(batch, tokens, -1))
 
     def adjusted(
         self,
