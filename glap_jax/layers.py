@@ -9,14 +9,21 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
-Activation = Literal["gelu", "relu"]
+Activation = Literal["gelu", "relu", "geglu"]
 Remat = Literal["none", "dots", "full"]
 Placement = Literal["pre", "post"]
 
-# Exact (erf) GELU: what every reference system here uses.
+
+def _gated(x: Array) -> Array:
+    values, gates = jnp.split(x, 2, axis=-1)
+    return values * jax.nn.gelu(gates, approximate=False)
+
+
+# Exact (erf) GELU: what every reference system here uses. GEGLU halves the width: the second half gates the first.
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
     "relu": jax.nn.relu,
+    "geglu": _gated,
 }
 
 # What the backward pass keeps of a layer: everything, the results of matrix products, or only its input.
@@ -125,11 +132,11 @@ class Attention(nnx.Module):
 
 
 class Mlp(nnx.Module):
-    """Linear, activation, linear."""
+    """Linear, activation (to width `hidden`), linear."""
 
     def __init__(self, width: int, hidden: int, *, activation: Activation, dtype: DTypeLike, rngs: nnx.Rngs):
         self.activation: Activation = activation
-        self.up = linear(width, hidden, dtype=dtype, rngs=rngs)
+        self.up = linear(width, 2 * hidden if activation == "geglu" else hidden, dtype=dtype, rngs=rngs)
         self.down = linear(hidden, width, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
