@@ -93,7 +93,7 @@ def tables(module: ModuleType) -> tuple[Table, ...]:
 
 
 def explained(module: ModuleType, keys: Iterable[str]) -> tuple[int, dict[str, str]]:
-    """The number of the table that explains most of `keys`, and these by their names in its first spelling."""
+    """The number of the table that explains most of `keys`, and these by names in its first spelling."""
     keys = list(keys)
     names = [canonical(table, choose(table, keys), keys) for table in tables(module)]
     number = max(range(len(names)), key=lambda number: len(names[number]))

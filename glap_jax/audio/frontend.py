@@ -14,11 +14,11 @@ from glap_jax.convert.rules import Buffer, Counter, Rule, Same, Table
 DECIBEL_FLOOR = 1e-10
 
 
-def _htk(hertz: np.ndarray | float) -> np.ndarray:
+def _htk(hertz: np.ndarray | float) -> np.ndarray | float:
     return 2595.0 * np.log10(1.0 + np.asarray(hertz) / 700.0)
 
 
-def _slaney(hertz: np.ndarray | float) -> np.ndarray:
+def _slaney(hertz: np.ndarray | float) -> np.ndarray | float:
     """Linear to 1000 Hz (15 mel), then 27 mel to every factor of 6.4."""
     hertz = np.asarray(hertz)
     return np.where(

@@ -12,7 +12,7 @@ from flax import nnx
 
 from glap_jax.convert.checkpoint import Checkpoint, Lazy
 from glap_jax.convert.layout import LAYOUT, TorchLayout
-from glap_jax.convert.rules import Buffer, Counter, Extra, Repeat, Rule, Table
+from glap_jax.convert.rules import Buffer, Counter, Dropped, Extra, Repeat, Rule, Table
 from glap_jax.convert.spelling import Spelling, choose, matching, spell
 from glap_jax.errors import GlapError
 from glap_jax.progress import track
@@ -93,10 +93,11 @@ def _repeats(table: Table, parts: list[_Part], spelling: Spelling) -> dict[str, 
     return found
 
 
-def fill(module: nnx.Module, table: Table, source: Checkpoint, *, family: str) -> nnx.Module:
+def fill(module: nnx.Module, table: Table, source: Checkpoint, *, family: str, number: int = 0) -> nnx.Module:
     """`module` (abstract, from `nnx.eval_shape`) with the tensors of `source` as its parameters, float32.
 
-    Tensors are read one at a time. What the way back needs is kept in `module.torch_layout`.
+    Tensors are read one at a time. What the way back needs is kept in `module.torch_layout`, the `number` of
+    the table among the family's included.
 
     Raises:
         GlapError: missing, unused, misshapen or inexact tensors, parameters without a rule; all in one line.
@@ -113,7 +114,8 @@ def fill(module: nnx.Module, table: Table, source: Checkpoint, *, family: str) -
     _check_repeats(repeats, source, problems)
     covered = {key for part in parts for key in part.keys} | set(repeats)
     extras = {spell(entry.source, spelling) for entry in table if isinstance(entry, Buffer | Counter)}
-    problems.unused = sorted(set(source) - covered - extras - set(kept))
+    dropped = [matching(entry.source, spelling, source) for entry in table if isinstance(entry, Dropped)]
+    problems.unused = sorted(set(source).difference(covered, extras, kept, *dropped))
     absent += sorted((extras | set(repeats)) - set(source))
     problems.check(source.where, family)
 
@@ -126,6 +128,7 @@ def fill(module: nnx.Module, table: Table, source: Checkpoint, *, family: str) -
     found = {key: str(source.tensors[key].dtype) for key in sorted((covered & set(source)) | set(kept))}
     layout = TorchLayout(
         family=family,
+        table=number,
         spelling=spelling,
         absent=tuple(absent),
         dtypes={key: dtype for key, dtype in found.items() if dtype != "float32"},

@@ -22,6 +22,7 @@ class TorchLayout:
 
     Attributes:
         family: the family whose table was used.
+        table: its number among the tables of the family, one for each published layout.
         spelling: alternatives of the table's keys, as `glap_jax.convert.spelling.choose` gives them.
         absent: optional keys (buffers, counters, parameters with a default) that the checkpoint did without.
         dtypes: types other than float32, by key.
@@ -29,6 +30,7 @@ class TorchLayout:
     """
 
     family: str
+    table: int = 0
     spelling: dict[str, str] = dataclasses.field(default_factory=dict)
     absent: tuple[str, ...] = ()
     dtypes: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -36,7 +38,7 @@ class TorchLayout:
 
     def save(self, folder: Path) -> None:
         """Writes `torch_layout.json` and `torch_layout.npz` (small without extras) into `folder`."""
-        words = {name: getattr(self, name) for name in ("family", "spelling", "absent", "dtypes")}
+        words = {name: getattr(self, name) for name in ("family", "table", "spelling", "absent", "dtypes")}
         (folder / _WORDS).write_text(json.dumps(words, indent=2), encoding="utf-8")
         np.savez(folder / _ARRAYS, allow_pickle=False, **self.kept)
 

@@ -1,4 +1,4 @@
-"""Opens checkpoints of torch and safetensors, single or sharded; tensors stay on disk until they are read."""
+"""Opens checkpoints of torch, safetensors and CTranslate2; tensors stay on disk until they are read."""
 
 import json
 import re
@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 
 from glap_jax.convert.checkpoint import Checkpoint, Lazy, in_memory, span
+from glap_jax.convert.ctranslate2 import is_ctranslate2, open_ctranslate2
 from glap_jax.errors import GlapError
 
 TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
-# Where the tensors lie in files that hold more than them.
-_WRAPPERS = ("model", "state_dict")
+# Where the tensors lie in files that hold more than them, and what says how the model is made.
+_WRAPPERS = ("model", "state_dict", "model_state_dict")
+_CONFIGS = ("config", "dims")
 # GLAP's released configuration holds paths; nothing else beyond plain containers is let through.
 _ALLOWED = (PosixPath, PurePosixPath, WindowsPath)
 
@@ -36,9 +38,10 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     """The tensors of a checkpoint, read from disk one by one as they are asked for.
 
     Args:
-        path: a torch file (`.pt`, `.pth`, `.bin`, `.ckpt`: a state dict, alone or under `model` or
-            `state_dict`), a `.safetensors` file, an `.index.json` of shards, or a folder that holds one of
-            these (with the HF `config.json`, if there is one, as `config`).
+        path: a torch file (`.pt`, `.pth`, `.bin`, `.ckpt`: a state dict, alone or under `model`,
+            `state_dict` or `model_state_dict`), a `.safetensors` file, an `.index.json` of shards, a
+            CTranslate2 `model.bin`, or a folder that holds one of these (with the HF `config.json`, if
+            there is one, as `config`).
 
     Raises:
         GlapError: no such file, a damaged one, one that holds objects, or torch is missing.
@@ -53,7 +56,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     if path.name.endswith(".index.json"):
         return _open_shards(path)
     if path.suffix in TORCH_SUFFIXES:
-        return _open_torch(path)
+        return open_ctranslate2(path) if is_ctranslate2(path) else _open_torch(path)
     kinds = ", ".join((".safetensors", ".index.json", *TORCH_SUFFIXES))
     raise GlapError(
         f"convert: '{path}' has an unknown ending; known are {kinds}, and folders with one of these"
@@ -71,7 +74,9 @@ def _open_folder(folder: Path) -> Checkpoint:
         if found:
             inner = open_checkpoint(found[0])
             config = folder / "config.json"
-            words = _json(config) if config.is_file() else inner.config
+            # CTranslate2's file of this name tells of languages and alignment, not of sizes.
+            told = config.is_file() and not is_ctranslate2(found[0])
+            words = _json(config) if told else inner.config
             return Checkpoint(inner.tensors, config=words, where=inner.where)
     raise GlapError(f"convert: '{folder}' holds no checkpoint (.safetensors, .pt); give the path of one")
 
@@ -162,7 +167,8 @@ def _unwrap(stored: Any, path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     if isinstance(stored, Mapping):
         for name in _WRAPPERS:
             if isinstance(stored.get(name), Mapping):
-                stored, config = stored[name], stored.get("config")
+                config = next((stored[key] for key in _CONFIGS if key in stored), None)
+                stored = stored[name]
                 break
     if not isinstance(stored, Mapping) or not stored:
         raise GlapError(

@@ -79,7 +79,17 @@ class Repeat:
     source: str
 
 
-Table = tuple[Rule | Buffer | Counter | Extra | Repeat, ...]
+@dataclasses.dataclass(frozen=True)
+class Dropped:
+    """Tensors of a part that the module does without and that is too large to carry along, such as a decoder.
+
+    `{rest}` at the end of `source` stands for anything that follows. They do not come back.
+    """
+
+    source: str
+
+
+Table = tuple[Rule | Buffer | Counter | Extra | Repeat | Dropped, ...]
 
 Same = Transform(lambda x: x[0], lambda x: (x,))
 Linear = Transform(lambda x: x[0].T, lambda x: (x.T,))

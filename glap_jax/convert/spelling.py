@@ -28,14 +28,18 @@ def spell(template: str, spelling: Spelling, layer: int | None = None) -> str:
     return _TOKEN.sub(choose, template)
 
 
+def _literal(text: str) -> str:
+    return re.escape(text).replace(re.escape("{rest}"), ".+")
+
+
 def _pattern(template: str) -> re.Pattern:
     pattern, end = "", 0
     for token in _TOKEN.finditer(template):
-        pattern += re.escape(template[end : token.start()])
+        pattern += _literal(template[end : token.start()])
         options = "0|[1-9][0-9]*" if token[0] == "{layer}" else "|".join(map(re.escape, token[1].split("|")))
         pattern += f"({options})"
         end = token.end()
-    return re.compile(pattern + re.escape(template[end:]))
+    return re.compile(pattern + _literal(template[end:]))
 
 
 def choose(table: Table, keys: Iterable[str]) -> dict[str, str]:
@@ -44,6 +48,8 @@ def choose(table: Table, keys: Iterable[str]) -> dict[str, str]:
     votes: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
     for template in templates(table):
         tokens = list(_TOKEN.finditer(template))
+        if not tokens:
+            continue
         pattern = _pattern(template)
         for match in filter(None, map(pattern.fullmatch, keys)):
             for token, found in zip(tokens, match.groups(), strict=True):
@@ -53,18 +59,23 @@ def choose(table: Table, keys: Iterable[str]) -> dict[str, str]:
 
 
 def matching(template: str, spelling: Spelling, keys: Iterable[str]) -> list[str]:
-    """Those of `keys` that `template` stands for, with any index where it has `{layer}`."""
+    """Those of `keys` that `template` stands for, with anything in the place of `{layer}` and `{rest}`."""
     pattern = _pattern(spell(template, spelling))
     return [key for key in keys if pattern.fullmatch(key)]
 
 
 def canonical(table: Table, spelling: Spelling, keys: Iterable[str]) -> dict[str, str]:
     """`{the key in its first spelling: the key that is there}` for every key that `table` explains."""
-    keys = list(keys)
+    keys = dict.fromkeys(keys)
     found = {}
     for template in templates(table):
-        pattern = _pattern(spell(template, spelling))
+        spelled = spell(template, spelling)
+        if "{" not in spelled:
+            if spelled in keys:
+                found[spell(template, {})] = spelled
+            continue
+        pattern = _pattern(spelled)
         for match in filter(None, map(pattern.fullmatch, keys)):
             layer = int(match[1]) if match.groups() else None
-            found[spell(template, {}, layer)] = match[0]
+            found[match[0] if "{rest}" in template else spell(template, {}, layer)] = match[0]
     return found
