@@ -12,24 +12,13 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from glap_jax.audio.positions import ConvPositions
-from glap_jax.layers import (
-    ACTIVATIONS,
-    Attention,
-    Block,
-    Encoded,
-    Remat,
-    Stack,
-    layer_norm,
-    linear,
-    masked_mean,
-)
+from glap_jax.audio.context import EPSILON, Context
+from glap_jax.layers import ACTIVATIONS, Encoded, Remat, layer_norm, linear, masked_mean
 
 # Taps and strides of the convolutions: a token sees 400 samples (25 ms) and they lie 320 samples apart.
 KERNELS = (10, 3, 3, 3, 3, 2, 2)
 STRIDES = (5, 2, 2, 2, 2, 2, 2)
 SHORTEST = 400
-EPSILON = 1e-5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,7 +138,7 @@ class SpeechEncoder(nnx.Module):
     """Waveform at 16 kHz -> tokens of 20 ms, their mask, and their masked mean.
 
     A clip of n samples has `tokens_of(n)` tokens (at least one: shorter clips are padded with zeros to 400
-    samples). Subclasses choose the attention and may add a bias to its logits.
+    samples).
     """
 
     SAMPLE_RATE = 16_000
@@ -162,35 +151,24 @@ class SpeechEncoder(nnx.Module):
         )
         self.feature_norm = layer_norm(config.conv_width, epsilon=EPSILON, dtype=dtype, rngs=rngs)
         self.projection = linear(config.conv_width, width, dtype=dtype, rngs=rngs)
-        self.positions = ConvPositions(
-            width, config.position_taps, config.position_groups, dtype=dtype, rngs=rngs
+        self.context = Context(
+            width=width,
+            heads=config.heads,
+            hidden=config.hidden,
+            layers=config.layers,
+            placement=config.placement,
+            taps=config.position_taps,
+            groups=config.position_groups,
+            **self.relative(config),
+            dtype=dtype,
+            remat=remat,
+            rngs=rngs,
         )
-        make_attention = self.make_attention
-
-        def make_block(rngs: nnx.Rngs) -> Block:
-            return Block(
-                width,
-                config.heads,
-                config.hidden,
-                activation="gelu",
-                epsilon=EPSILON,
-                placement=config.placement,
-                attention=make_attention(config, dtype=dtype, rngs=rngs),
-                dtype=dtype,
-                rngs=rngs,
-            )
-
-        self.blocks = Stack(make_block, config.layers, remat=remat, rngs=rngs)
-        self.norm = layer_norm(width, epsilon=EPSILON, dtype=dtype, rngs=rngs)
 
     @staticmethod
-    def make_attention(config: Any, *, dtype: DTypeLike, rngs: nnx.Rngs) -> Attention:
-        """The attention of one block."""
-        return Attention(config.width, config.heads, dtype=dtype, rngs=rngs)
-
-    def bias(self, tokens: int) -> Float[Array, "1 H N N"] | None:
-        """What is added to the logits of every block."""
-        return None
+    def relative(config: Any) -> dict[str, Any]:
+        """What a subclass tells its `Context` about a relative bias."""
+        return {}
 
     def __call__(self, waveform: Float[Array, "B T"], lengths: Int[Array, " B"] | None = None) -> Encoded:
         """Encodes clips of up to T samples in [-1, 1]; `lengths` counts the real samples of each row."""
@@ -213,13 +191,7 @@ class SpeechEncoder(nnx.Module):
         x = self.projection(x)
         counts = tokens_of(samples) if clipped is None else tokens_of(clipped)[:, None]
         real = jnp.broadcast_to(jnp.arange(x.shape[1])[None] < counts, x.shape[:2])
-        x = jnp.where(real[..., None], x, 0)
-        x = x + self.positions(x)
-        if self.config.placement == "post":
-            x = self.norm(x)
-        x = self.blocks(x, real, self.bias(x.shape[1]))
-        if self.config.placement == "pre":
-            x = self.norm(x)
+        x = self.context(x, real)
         return Encoded(x, real, masked_mean(x, real))
 
     def features(

@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from glap_jax.audio.positions import conv_positions
-from glap_jax.audio.speech import EPSILON, KERNELS, STRIDES, SpeechConfig
+from glap_jax.audio.context import EPSILON, conv_positions
+from glap_jax.audio.speech import KERNELS, STRIDES, SpeechConfig
 from glap_jax.convert.constructor import HUGGING_FACE, Shapes, arguments, dimension, heads, layers
 from glap_jax.convert.rules import Extra, Kernel, Rule, Same, Table, dense, fused, norm, prefixed
 
@@ -44,10 +44,10 @@ def torch_rules(family: str, attention: Table = (), shared: Table = ()) -> Table
         *convolutions,
         *norm("feature_projection.layer_norm", "feature_norm"),
         *dense("feature_projection.projection", "projection"),
-        *conv_positions("encoder.pos_conv_embed.conv", "positions"),
-        *norm("encoder.layer_norm", "norm"),
+        *conv_positions("encoder.pos_conv_embed.conv", "context/positions"),
+        *norm("encoder.layer_norm", "context/norm"),
         *shared,
-        *prefixed(block, "encoder.layers.{layer}.", "blocks/layers/"),
+        *prefixed(block, "encoder.layers.{layer}.", "context/blocks/layers/"),
     )
     return (*prefixed(encoder, f"(|{family}.)", ""), *(Extra(key) for key in _HEAD_KEYS))
 

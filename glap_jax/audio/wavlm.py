@@ -6,9 +6,8 @@ from typing import Any, Literal
 
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
 
-from glap_jax.audio.positions import GatedAttention, RelativeBias, gate
+from glap_jax.audio.context import gate
 from glap_jax.audio.speech import LARGE, SpeechConfig, SpeechEncoder
 from glap_jax.audio.speech_torch import (
     config_from_transformers,
@@ -57,24 +56,16 @@ class WavLMConfig(SpeechConfig):
 class WavLM(SpeechEncoder):
     """A `SpeechEncoder` whose layers share a relative bias and gate it by their own input."""
 
-    def __init__(self, config: WavLMConfig, *, dtype: DTypeLike, remat: Remat = "none", rngs: nnx.Rngs):
-        super().__init__(config, dtype=dtype, remat=remat, rngs=rngs)
-        self.relative = RelativeBias(config.buckets, config.heads, config.farthest, rngs=rngs)
-
     @staticmethod
-    def make_attention(config: WavLMConfig, *, dtype: DTypeLike, rngs: nnx.Rngs) -> GatedAttention:
-        """The attention of one block."""
-        return GatedAttention(config.width, config.heads, gate="input", dtype=dtype, rngs=rngs)
-
-    def bias(self, tokens: int) -> Float[Array, "1 H N N"]:
-        """The shared relative bias."""
-        return self.relative(tokens)
+    def relative(config: WavLMConfig) -> dict[str, Any]:
+        """A bias gated by the layer's input."""
+        return {"gate": "input", "buckets": config.buckets, "farthest": config.farthest}
 
 
 TORCH_RULES = torch_rules(
     "wavlm",
     attention=gate("attention.gru_rel_pos_linear", "attention.gru_rel_pos_const", "attention"),
-    shared=(Rule("encoder.layers.0.attention.rel_attn_embed.weight", "relative/embedding", Same),),
+    shared=(Rule("encoder.layers.0.attention.rel_attn_embed.weight", "context/relative/embedding", Same),),
 )
 
 Config, Module = WavLMConfig, WavLM

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from glap_jax.audio.positions import relative_buckets
+from glap_jax.audio.context import relative_buckets
 from glap_jax.audio.speech import normalised, tokens_of
 from glap_jax.audio.wav2vec2 import Wav2Vec2Config
 from glap_jax.audio.wavlm import TORCH_RULES, WavLMConfig, config_from_torch
@@ -71,6 +71,7 @@ def test_clips_in_a_batch_equal_the_clips_alone(load, golden, clip, padded, clos
 @pytest.mark.parametrize("item", ["hf_hubert_group", "hf_wavlm_layer"])
 def test_every_stage_agrees_with_the_trace(load, golden, clip, close, item):
     io, module = golden(item), load(item)
+    context = module.context
     wave = jnp.asarray(clip(*PARTS[1]))[None]
     x = normalised(wave, jnp.ones(wave.shape, bool))[..., None]
     for index, convolution in enumerate(module.convolutions):
@@ -80,14 +81,14 @@ def test_every_stage_agrees_with_the_trace(load, golden, clip, close, item):
     close(x[0].T, io["trace/conv6"], STATES)
     x = module.projection(module.feature_norm(x))
     close(x[0], io["trace/feature_projection"], STATES)
-    positions = module.positions(x)
+    positions = context.positions(x)
     close(positions[0], io["trace/pos_conv_embed"], STATES)
     x = x + positions
-    bias = module.bias(x.shape[1])
+    bias = context.relative and context.relative(x.shape[1])
     if bias is not None:
         close(bias[0, :, :20, :20], io["trace/relative_bias"], 1e-6)
-    x = module.norm(x) if module.config.placement == "post" else x
-    graph, layers = nnx.split(module.blocks.layers)
+    x = context.norm(x) if module.config.placement == "post" else x
+    graph, layers = nnx.split(context.blocks.layers)
     for number in range(2):
         block = nnx.merge(graph, jax.tree.map(lambda leaf, number=number: leaf[number], layers))
         if number == 0:

@@ -1,4 +1,8 @@
-"""Positions that speech encoders learn: a wide convolution, and a gated relative bias of attention logits."""
+"""The transformer over audio tokens that wav2vec 2.0, HuBERT, WavLM and BEATs share ("context network").
+
+Its tokens learn where they are from a wide convolution and, in the latter two, from a gated relative bias of
+the attention's logits.
+"""
 
 import functools
 import math
@@ -9,10 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from glap_jax.convert.rules import Kernel, Rule, Same, Table, Transform, dense
-from glap_jax.layers import ACTIVATIONS, Attention, linear
+from glap_jax.layers import ACTIVATIONS, Attention, Block, Placement, Remat, Stack, layer_norm, linear
+
+Gate = Literal["input", "query"]
+EPSILON = 1e-5
 
 
 class ConvPositions(nnx.Module):
@@ -95,12 +102,12 @@ class GatedAttention(Attention):
         width: int,
         heads: int,
         *,
-        gate: Literal["input", "query"],
+        gate: Gate,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
         super().__init__(width, heads, dtype=dtype, rngs=rngs)
-        self.source: Literal["input", "query"] = gate
+        self.source: Gate = gate
         self.gate = linear(width // heads, 8, dtype=jnp.float32, rngs=rngs)
         self.gate_scale = nnx.Param(jnp.ones((heads,), jnp.float32))
 
@@ -118,6 +125,73 @@ class GatedAttention(Attention):
         update, reset = jnp.unstack(jax.nn.sigmoid(groups), axis=-1)
         gate = update * (reset * self.gate_scale[...] - 1.0) + 2.0
         return gate.transpose(0, 2, 1)[..., None] * bias
+
+
+class Context(nnx.Module):
+    """Convolutional positions, blocks, and one more norm: before the blocks under `post`, else after them.
+
+    Args:
+        width, heads, hidden, layers: sizes of the blocks.
+        placement: where their norms stand.
+        taps, groups: kernel and groups of the convolutional positions.
+        gate: what gates a relative bias that all layers share; none means that there is no such bias.
+        buckets, farthest: of the relative bias; see `relative_buckets`.
+        residual: weight of the blocks' unchanged path.
+        dtype: compute type.
+        remat: what the backward pass keeps of a layer.
+        rngs: for fresh parameters.
+    """
+
+    def __init__(
+        self,
+        *,
+        width: int,
+        heads: int,
+        hidden: int,
+        layers: int,
+        placement: Placement,
+        taps: int,
+        groups: int,
+        gate: Gate | None = None,
+        buckets: int = 0,
+        farthest: int = 0,
+        residual: float = 1.0,
+        dtype: DTypeLike,
+        remat: Remat,
+        rngs: nnx.Rngs,
+    ):
+        self.placement: Placement = placement
+        self.positions = ConvPositions(width, taps, groups, dtype=dtype, rngs=rngs)
+        self.relative = None if gate is None else RelativeBias(buckets, heads, farthest, rngs=rngs)
+
+        def make_block(rngs: nnx.Rngs) -> Block:
+            gated = None
+            if gate is not None:
+                gated = GatedAttention(width, heads, gate=gate, dtype=dtype, rngs=rngs)
+            return Block(
+                width,
+                heads,
+                hidden,
+                activation="gelu",
+                epsilon=EPSILON,
+                placement=placement,
+                attention=gated,
+                residual=residual,
+                dtype=dtype,
+                rngs=rngs,
+            )
+
+        self.blocks = Stack(make_block, layers, remat=remat, rngs=rngs)
+        self.norm = layer_norm(width, epsilon=EPSILON, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "B N D"], real: Bool[Array, "B N"]) -> Float[Array, "B N D"]:
+        """Tokens in their context; those that are not `real` are unseen by the others."""
+        x = jnp.where(real[..., None], x, 0)
+        x = x + self.positions(x)
+        if self.placement == "post":
+            x = self.norm(x)
+        x = self.blocks(x, real, None if self.relative is None else self.relative(x.shape[1]))
+        return self.norm(x) if self.placement == "pre" else x
 
 
 _TAPS = Transform(lambda x: x[0][0, 0], lambda x: (x[None, None, :],))
