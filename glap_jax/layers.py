@@ -19,7 +19,7 @@ def _gated(x: Array) -> Array:
     return values * jax.nn.gelu(gates, approximate=False)
 
 
-# Exact (erf) GELU: what every reference system here uses. GEGLU halves the width: the second half gates the first.
+# Exact (erf) GELU: what every reference system here uses. In GEGLU the second half gates the first.
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
     "relu": jax.nn.relu,
