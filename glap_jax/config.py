@@ -18,6 +18,7 @@ from glap_jax.audio.dasheng import DashengConfig
 from glap_jax.audio.hubert import HubertConfig
 from glap_jax.audio.wav2vec2 import Wav2Vec2Config
 from glap_jax.audio.wavlm import WavLMConfig
+from glap_jax.audio.whisper import WhisperConfig
 from glap_jax.errors import GlapError
 from glap_jax.layers import Remat
 from glap_jax.text.bert import BertConfig
@@ -39,7 +40,7 @@ class ModelConfig:
         bias: initial beta, in the form that the run's loss uses.
     """
 
-    audio: DashengConfig | CedConfig | Wav2Vec2Config | HubertConfig | WavLMConfig = DashengConfig()
+    audio: DashengConfig | CedConfig | Wav2Vec2Config | HubertConfig | WavLMConfig | WhisperConfig = DashengConfig()
     text: SonarConfig | BertConfig | XlmRobertaConfig = SonarConfig()
     joint: int = 1024
     temperature: float = 0.07

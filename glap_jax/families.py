@@ -24,6 +24,7 @@ from glap_jax.errors import GlapError
 FAMILIES = {
     "dasheng": "glap_jax.audio.dasheng",
     "ced": "glap_jax.audio.ced",
+    "whisper": "glap_jax.audio.whisper",
     "wav2vec2": "glap_jax.audio.wav2vec2",
     "hubert": "glap_jax.audio.hubert",
     "wavlm": "glap_jax.audio.wavlm",

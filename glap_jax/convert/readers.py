@@ -16,7 +16,7 @@ from glap_jax.errors import GlapError
 TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
 # Where the tensors lie in files that hold more than them, and what says how the model is made.
 _WRAPPERS = ("model", "state_dict", "model_state_dict")
-_CONFIGS = ("config", "dims")
+_CONFIGS = ("config", "dims", "cfg")
 # GLAP's released configuration holds paths; nothing else beyond plain containers is let through.
 _ALLOWED = (PosixPath, PurePosixPath, WindowsPath)
 

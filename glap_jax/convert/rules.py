@@ -100,11 +100,11 @@ FusedLinear = Transform(lambda x: np.concatenate(x, axis=0).T, lambda x: tuple(n
 FusedVector = Transform(lambda x: np.concatenate(x, axis=0), lambda x: tuple(np.split(x, 3, axis=0)))
 
 
-def dense(source: str, target: str) -> Table:
-    """Rules of a linear layer: `weight` [out, in] and `bias`."""
+def dense(source: str, target: str, *, weight: Transform = Linear, dot: str = ".") -> Table:
+    """Rules of a linear layer (or, with `weight=Kernel`, a convolution): `weight` [out, in] and `bias`."""
     return (
-        Rule(f"{source}.weight", f"{target}/kernel", Linear),
-        Rule(f"{source}.bias", f"{target}/bias", Same),
+        Rule(f"{source}{dot}weight", f"{target}/kernel", weight),
+        Rule(f"{source}{dot}bias", f"{target}/bias", Same),
     )
 
 
