@@ -27,6 +27,9 @@ from glap_jax.text.xlm_roberta import XlmRobertaConfig
 
 T = TypeVar("T")
 
+AudioConfig = DashengConfig | CedConfig | WhisperConfig | Wav2Vec2Config | HubertConfig | WavLMConfig
+TextConfig = SonarConfig | BertConfig | XlmRobertaConfig
+
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
@@ -40,8 +43,8 @@ class ModelConfig:
         bias: initial beta, in the form that the run's loss uses.
     """
 
-    audio: DashengConfig | CedConfig | Wav2Vec2Config | HubertConfig | WavLMConfig | WhisperConfig = DashengConfig()
-    text: SonarConfig | BertConfig | XlmRobertaConfig = SonarConfig()
+    audio: AudioConfig = DashengConfig()
+    text: TextConfig = SonarConfig()
     joint: int = 1024
     temperature: float = 0.07
     bias: float = -10.0
