@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from glap_jax import arguments
+from glap_jax.audio.beats import BeatsConfig
 from glap_jax.audio.ced import CedConfig
+from glap_jax.audio.clara import ClaraAudioConfig
 from glap_jax.audio.dasheng import DashengConfig
 from glap_jax.audio.hubert import HubertConfig
 from glap_jax.audio.wav2vec2 import Wav2Vec2Config
@@ -22,13 +24,23 @@ from glap_jax.audio.whisper import WhisperConfig
 from glap_jax.errors import GlapError
 from glap_jax.layers import Remat
 from glap_jax.text.bert import BertConfig
+from glap_jax.text.clara import ClaraTextConfig
 from glap_jax.text.sonar import SonarConfig
 from glap_jax.text.xlm_roberta import XlmRobertaConfig
 
 T = TypeVar("T")
 
-AudioConfig = DashengConfig | CedConfig | WhisperConfig | Wav2Vec2Config | HubertConfig | WavLMConfig
-TextConfig = SonarConfig | BertConfig | XlmRobertaConfig
+AudioConfig = (
+    DashengConfig
+    | CedConfig
+    | BeatsConfig
+    | WhisperConfig
+    | Wav2Vec2Config
+    | HubertConfig
+    | WavLMConfig
+    | ClaraAudioConfig
+)
+TextConfig = SonarConfig | BertConfig | XlmRobertaConfig | ClaraTextConfig
 
 
 @dataclasses.dataclass(frozen=True)

@@ -31,6 +31,8 @@ FAMILIES = {
     "sonar": "glap_jax.text.sonar",
     "bert": "glap_jax.text.bert",
     "xlm_roberta": "glap_jax.text.xlm_roberta",
+    "clara_audio": "glap_jax.audio.clara",
+    "clara_text": "glap_jax.text.clara",
     "glap": "glap_jax.model",
 }
 

@@ -198,12 +198,20 @@ _TAPS = Transform(lambda x: x[0][0, 0], lambda x: (x[None, None, :],))
 _HEADS = Transform(lambda x: x[0][0, :, 0, 0], lambda x: (x[None, :, None, None],))
 
 
-def conv_positions(source: str, target: str) -> Table:
-    """Rules of weight-normed convolutional positions; torch has written their keys in two ways."""
+def conv_positions(source: str, target: str, *, old: bool = False) -> Table:
+    """Rules of weight-normed convolutional positions.
+
+    torch has written their keys in two ways; `old` says which of them new models are written in.
+    """
+    spellings = (
+        ("weight_g", "parametrizations.weight.original0"),
+        ("weight_v", "parametrizations.weight.original1"),
+    )
+    magnitude, direction = ("|".join(keys if old else keys[::-1]) for keys in spellings)
     return (
         Rule(f"{source}.bias", f"{target}/bias", Same),
-        Rule(f"{source}.(parametrizations.weight.original0|weight_g)", f"{target}/magnitude", _TAPS),
-        Rule(f"{source}.(parametrizations.weight.original1|weight_v)", f"{target}/direction", Kernel),
+        Rule(f"{source}.({magnitude})", f"{target}/magnitude", _TAPS),
+        Rule(f"{source}.({direction})", f"{target}/direction", Kernel),
     )
 
 

@@ -10,6 +10,7 @@ import pytest
 from flax import nnx
 
 from glap_jax import families
+from glap_jax.audio.beats import BeatsConfig
 from glap_jax.audio.ced import CedConfig
 from glap_jax.audio.dasheng import DashengConfig
 from glap_jax.config import ModelConfig
@@ -28,6 +29,7 @@ PUBLISHED = {
     "ced_mini": ("ced", CedConfig.mini()),
     "ced_small": ("ced", CedConfig.small()),
     "ced_base": ("ced", CedConfig.base()),
+    "beats_base": ("beats", BeatsConfig.base()),
     "sonar_text_encoder": ("sonar", SonarConfig.base()),
     "glap": ("glap", ModelConfig()),
 }
