@@ -94,11 +94,7 @@ def test_bad_json_names_file_and_field(text, message):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
-    [
-        ({"widht": 3}, ["BertConfig.widht"]),
-        ({"family": "bet"}, ["'sonar'", "'bert'", "'xlm_roberta'"]),
-    ],
+    ("change", "told"), [({"widht": 3}, "'text.BertConfig.widht'"), ({"family": "bet"}, ".family': Input")]
 )
 def test_of_several_families_the_one_meant_is_told(change, told):
     model = configs.ModelConfig(text=BertConfig.minilm())
@@ -108,7 +104,7 @@ def test_of_several_families_the_one_meant_is_told(change, told):
     with pytest.raises(GlapError) as raised:
         configs.from_json(configs.ModelConfig, json.dumps(words), where="run.json")
     problems = str(raised.value).removesuffix("; mend or remove the file").split("; ")
-    assert len(problems) == len([word for word in told if any(word in problem for problem in problems)])
+    assert all(told in problem for problem in problems)
     overridden = configs.override(TrainConfig(model=model), ["--model.text.width", "192"])
     assert overridden.model.text == dataclasses.replace(model.text, width=192)
 
