@@ -9,7 +9,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
-Activation = Literal["gelu", "relu", "geglu"]
+Activation = Literal["gelu", "relu", "geglu", "silu"]
 Remat = Literal["none", "dots", "full"]
 Placement = Literal["pre", "post"]
 
@@ -23,6 +23,7 @@ def _gated(x: Array) -> Array:
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
     "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
     "geglu": _gated,
 }
 
@@ -75,6 +76,26 @@ class LayerNorm(nnx.LayerNorm):
 def layer_norm(width: int, *, epsilon: float, dtype: DTypeLike, rngs: nnx.Rngs) -> LayerNorm:
     """LayerNorm with float32 parameters and statistics, and output in `dtype`."""
     return LayerNorm(width, epsilon=epsilon, output=dtype, rngs=rngs)
+
+
+class BatchNorm(nnx.Module):
+    """BatchNorm over the last axis with stored statistics (torch's inference form), in float32.
+
+    The statistics are never updated by a step, so that gradient accumulation is exact and an embedding does
+    not depend on batch mates; a model that starts from nothing measures those of its input once before
+    training.
+    """
+
+    def __init__(self, features: int, *, epsilon: float = 1e-5):
+        self.epsilon = epsilon
+        self.scale = nnx.Param(jnp.ones((features,), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((features,), jnp.float32))
+        self.mean = nnx.BatchStat(jnp.zeros((features,), jnp.float32))
+        self.variance = nnx.BatchStat(jnp.ones((features,), jnp.float32))
+
+    def __call__(self, x: Float[Array, "*axes D"]) -> Float[Array, "*axes D"]:
+        slope = jax.lax.rsqrt(self.variance[...] + self.epsilon) * self.scale[...]
+        return ((x.astype(jnp.float32) - self.mean[...]) * slope + self.bias[...]).astype(x.dtype)
 
 
 class Attention(nnx.Module):
@@ -204,7 +225,7 @@ class Stack(nnx.Module):
         self.remat: Remat = remat
         self.layers = nnx.split_rngs(splits=layers)(nnx.vmap(make_block, in_axes=(0,), out_axes=0))(rngs)
 
-    def __call__(self, x: Float[Array, "B N D"], *shared: Any) -> Float[Array, "B N D"]:
+    def __call__(self, x: Float[Array, "B *N D"], *shared: Any) -> Float[Array, "B *N D"]:
         """Runs `block(x, *shared)` for every layer; `shared` (mask, bias) is the same for all."""
         graph, parameters = nnx.split(self.layers)
 

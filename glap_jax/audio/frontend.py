@@ -9,7 +9,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from glap_jax.convert.rules import Buffer, Counter, Rule, Same, Table
+from glap_jax.convert.rules import Buffer, Table, batch_norm
+from glap_jax.layers import BatchNorm
 
 DECIBEL_FLOOR = 1e-10
 
@@ -107,25 +108,6 @@ def decibels(
     return jnp.maximum(level, peak - top)
 
 
-class MelNorm(nnx.Module):
-    """BatchNorm over mel bins with stored statistics (torch `BatchNorm2d(64)`, eps 1e-5, inference form).
-
-    The statistics are never updated by a step, so that gradient accumulation is exact and an embedding does
-    not depend on batch mates; a model that starts from nothing measures them once before training.
-    """
-
-    def __init__(self, mels: int):
-        self.scale = nnx.Param(jnp.ones((mels,), jnp.float32))
-        self.bias = nnx.Param(jnp.zeros((mels,), jnp.float32))
-        self.mean = nnx.BatchStat(jnp.zeros((mels,), jnp.float32))
-        self.variance = nnx.BatchStat(jnp.ones((mels,), jnp.float32))
-
-    def __call__(self, x: Float[Array, "B S F"]) -> Float[Array, "B S F"]:
-        return (x - self.mean[...]) * jax.lax.rsqrt(self.variance[...] + 1e-5) * self.scale[...] + self.bias[
-            ...
-        ]
-
-
 class LogMel(nnx.Module):
     """The frontend of Dasheng, GLAP and CED: 16 kHz, 512/512/160, 64 HTK mels 0-8000 Hz, dB, BatchNorm.
 
@@ -143,7 +125,7 @@ class LogMel(nnx.Module):
     def __init__(self, *, batch_wide: bool = False, shortest: int = 480):
         self.batch_wide = batch_wide
         self.shortest = shortest
-        self.norm = MelNorm(self.MELS)
+        self.norm = BatchNorm(self.MELS)
 
     @classmethod
     def filters(cls) -> Float[np.ndarray, "bins F"]:
@@ -181,11 +163,7 @@ class LogMel(nnx.Module):
 LOG_MEL_TORCH_RULES: Table = (
     Buffer("front_end.0.spectrogram.window", lambda: hann(LogMel.SIZE)),
     Buffer("front_end.0.mel_scale.fb", LogMel.filters),
-    Rule("init_bn(.1|).weight", "norm/scale", Same),
-    Rule("init_bn(.1|).bias", "norm/bias", Same),
-    Rule("init_bn(.1|).running_mean", "norm/mean", Same),
-    Rule("init_bn(.1|).running_var", "norm/variance", Same),
-    Counter("init_bn(.1|).num_batches_tracked"),
+    *batch_norm("init_bn(.1|)", "norm"),
 )
 
 # Constructor arguments of the encoders with this frontend that are built in.

@@ -77,8 +77,21 @@ def _parts(table: Table, shapes: dict[str, tuple[int, ...]], spelling: Spelling)
         sample = np.broadcast_to(np.zeros((), np.float32), shape[1:] if stacked else shape)
         expected = tuple(tensor.shape for tensor in rule.transform.to_torch(sample))
         for layer in range(shape[0]) if stacked else (None,):
-            keys = tuple(spell(source, spelling, layer) for source in rule.sources)
+            index = None if layer is None else layer + rule.first
+            keys = tuple(spell(source, spelling, index) for source in rule.sources)
             yield _Part(rule, layer, keys, expected)
+
+
+def _counters(table: Table, parts: list[_Part], spelling: Spelling) -> list[str]:
+    """The counters that stand beside parameters of the module."""
+    beside = sorted({key.rpartition(".")[0] for part in parts for key in part.keys})
+    counters = [entry.source for entry in table if isinstance(entry, Counter)]
+    names = {source: source.rpartition(".")[2] for source in counters}
+    return [
+        key
+        for source in counters
+        for key in matching(source, spelling, (f"{place}.{names[source]}" for place in beside))
+    ]
 
 
 def _repeats(table: Table, parts: list[_Part], spelling: Spelling) -> dict[str, str]:
@@ -109,11 +122,13 @@ def fill(module: nnx.Module, table: Table, source: Checkpoint, *, family: str, n
     parts = list(_parts(table, shapes, spelling))
     problems = _Problems()
     absent = _check_parameters(parts, variables, source, problems)
+    counters = _counters(table, parts, spelling)
     kept = _check_extras(table, source, spelling, problems)
+    kept |= {key: np.array(source[key]) for key in counters if key in source}
     repeats = _repeats(table, parts, spelling)
     _check_repeats(repeats, source, problems)
     covered = {key for part in parts for key in part.keys} | set(repeats)
-    extras = {spell(entry.source, spelling) for entry in table if isinstance(entry, Buffer | Counter)}
+    extras = {spell(entry.source, spelling) for entry in table if isinstance(entry, Buffer)} | set(counters)
     dropped = [matching(entry.source, spelling, source) for entry in table if isinstance(entry, Dropped)]
     problems.unused = sorted(set(source).difference(covered, extras, kept, *dropped))
     absent += sorted((extras | set(repeats)) - set(source))
@@ -166,12 +181,7 @@ def _check_extras(
         if isinstance(entry, Extra):
             kept |= {key: np.array(source[key]) for key in matching(entry.source, spelling, source)}
             continue
-        key = spell(entry.source, spelling) if isinstance(entry, Buffer | Counter) else ""
-        if key not in source:
-            continue
-        if isinstance(entry, Counter):
-            kept[key] = np.array(source[key])
-        elif isinstance(entry, Buffer):
+        if isinstance(entry, Buffer) and (key := spell(entry.source, spelling)) in source:
             stored, derived = source[key], entry.value()
             if stored.shape != derived.shape:
                 problems.shapes.append(f"{key} is {list(stored.shape)} and should be {list(derived.shape)}")
@@ -238,17 +248,18 @@ def export(module: nnx.Module, table: Table, *, family: str) -> dict[str, Lazy]:
             tensors[key] = Lazy(shape, dtype, functools.partial(_write, part, index, value, dtype))
     repeats = _repeats(table, parts, layout.spelling)
     tensors |= {key: tensors[first] for key, first in repeats.items() if key not in layout.absent}
+    zero = functools.partial(np.zeros, (), np.int64)
+    derived = dict.fromkeys(_counters(table, parts, layout.spelling), zero)
     for entry in table:
         if isinstance(entry, Extra):
             for key in matching(entry.source, layout.spelling, layout.kept):
                 array = layout.kept[key]
                 tensors[key] = Lazy(array.shape, array.dtype, lambda array=array: array)
-            continue
-        key = spell(entry.source, layout.spelling) if isinstance(entry, Buffer | Counter) else ""
-        if key and key not in layout.absent:
-            extra = layout.kept.get(key)
-            if extra is None:
-                extra = entry.value() if isinstance(entry, Buffer) else np.zeros((), np.int64)
+        elif isinstance(entry, Buffer):
+            derived[spell(entry.source, layout.spelling)] = entry.value
+    for key, value in derived.items():
+        if key not in layout.absent:
+            extra = layout.kept[key] if key in layout.kept else value()
             tensors[key] = Lazy(extra.shape, extra.dtype, lambda extra=extra: extra)
     return tensors
 

@@ -32,12 +32,14 @@ class Rule:
         target: NNX path of the parameter, relative to the family's module.
         transform: how the layout changes.
         default: value of the parameter when no source tensor exists; none makes the tensor mandatory.
+        first: what `{layer}` is for the first of the stacked layers.
     """
 
     source: str | tuple[str, ...]
     target: str
     transform: Transform
     default: float | None = None
+    first: int = 0
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -54,7 +56,7 @@ class Buffer:
 
 @dataclasses.dataclass(frozen=True)
 class Counter:
-    """A bookkeeping scalar (torch's `num_batches_tracked`): may be absent, has no meaning here."""
+    """A scalar that torch keeps beside parameters (`num_batches_tracked`): may be absent, means nothing here."""
 
     source: str
 
@@ -95,6 +97,8 @@ Same = Transform(lambda x: x[0], lambda x: (x,))
 Linear = Transform(lambda x: x[0].T, lambda x: (x.T,))
 # [out, in, taps] of a one-dimensional convolution to [taps, in, out].
 Kernel = Transform(lambda x: x[0].transpose(2, 1, 0), lambda x: (x.transpose(2, 1, 0),))
+# [out, in, y, x] of a two-dimensional convolution to [y, x, in, out].
+Kernel2d = Transform(lambda x: x[0].transpose(2, 3, 1, 0), lambda x: (x.transpose(3, 2, 0, 1),))
 # Three [D, D] matrices (or [D] vectors) to one fused projection whose outputs are queries, keys, values.
 FusedLinear = Transform(lambda x: np.concatenate(x, axis=0).T, lambda x: tuple(np.split(x.T, 3, axis=0)))
 FusedVector = Transform(lambda x: np.concatenate(x, axis=0), lambda x: tuple(np.split(x, 3, axis=0)))
@@ -117,6 +121,16 @@ def fused(queries: str, keys: str, values: str, target: str) -> Table:
 def norm(source: str, target: str) -> Table:
     """Rules of a LayerNorm: `weight` and `bias`."""
     return (Rule(f"{source}.weight", f"{target}/scale", Same), Rule(f"{source}.bias", f"{target}/bias", Same))
+
+
+def batch_norm(source: str, target: str) -> Table:
+    """Rules of a BatchNorm with its stored statistics."""
+    return (
+        *norm(source, target),
+        Rule(f"{source}.running_mean", f"{target}/mean", Same),
+        Rule(f"{source}.running_var", f"{target}/variance", Same),
+        Counter(f"{source}.num_batches_tracked"),
+    )
 
 
 def prefixed(table: Table, source: str, target: str) -> Table:
