@@ -53,6 +53,9 @@ class ModelConfig:
         joint: width E of the shared space.
         temperature: initial tau.
         bias: initial beta, in the form that the run's loss uses.
+        family: what the towers are joined by. `glap`: heads of two layers, temperature and bias. `ml_clap`:
+            the same without a bias, for InfoNCE. `clara`: heads of one layer, and a temperature for each
+            direction, learnt as log(1 / tau).
     """
 
     audio: AudioConfig = DashengConfig()
@@ -60,6 +63,7 @@ class ModelConfig:
     joint: int = 1024
     temperature: float = 0.07
     bias: float = -10.0
+    family: Literal["glap", "ml_clap", "clara"] = "glap"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -249,6 +253,11 @@ class TrainConfig:
         for name in ("steps", "batch", "accumulation", "log_every", "checkpoint_every", "keep"):
             if getattr(self, name) < 1:
                 raise GlapError(f"config: '{name}' is {getattr(self, name)}; it must be at least 1")
+        if self.loss.kind == "sigmoid" and self.model.family != "glap":
+            raise GlapError(
+                f"config: a model of family '{self.model.family}' learns no bias, which the sigmoid loss "
+                "needs; set 'loss.kind' to infonce or 'model.family' to glap"
+            )
         if self.batch % self.accumulation:
             raise GlapError(
                 f"config: batch {self.batch} cannot be cut into {self.accumulation} equal parts; "

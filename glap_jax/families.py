@@ -35,6 +35,8 @@ FAMILIES = {
     "clara_audio": "glap_jax.audio.clara",
     "clara_text": "glap_jax.text.clara",
     "glap": "glap_jax.model",
+    "ml_clap": "glap_jax.systems.ml_clap",
+    "clara": "glap_jax.systems.clara",
 }
 
 
@@ -125,9 +127,9 @@ def family_of(module: nnx.Module) -> str:
     if layout is not None:
         return layout.family
     config = getattr(module, "config", None)
-    for family in FAMILIES:
-        if isinstance(config, family_module(family).Config):
-            return family
+    family = getattr(config, "family", None)
+    if family in FAMILIES and isinstance(config, family_module(family).Config):
+        return family
     raise GlapError(f"convert: {type(module).__name__} is no model of a known family ({', '.join(FAMILIES)})")
 
 

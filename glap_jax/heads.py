@@ -26,3 +26,13 @@ class MlpHead(nnx.Module):
 
     def __call__(self, pooled: Float[Array, "B D"]) -> Float[Array, "B E"]:
         return unit(self.out(jax.nn.relu(self.hidden(pooled))))
+
+
+class LinearHead(nnx.Module):
+    """CLARA's head: Linear d -> E, unit norm (CLARA `audio_transform`, `text_transform`)."""
+
+    def __init__(self, width: int, joint: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.out = linear(width, joint, dtype=dtype, rngs=rngs)
+
+    def __call__(self, pooled: Float[Array, "B D"]) -> Float[Array, "B E"]:
+        return unit(self.out(pooled))

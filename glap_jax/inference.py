@@ -206,8 +206,16 @@ class Model:
             audio: embeddings of clips.
             text: embeddings of texts.
             form: of the loss that the model was trained with: `code` is s / tau + beta, `paper` is
-                (s + beta) / tau. Models trained by InfoNCE have learned no bias and give no probabilities.
+                (s + beta) / tau.
+
+        Raises:
+            GlapError: a family that is trained by InfoNCE and has no bias.
         """
+        if self.config.family != "glap":
+            raise GlapError(
+                f"model: one of family '{self.config.family}' has learned no bias, so that its scores are "
+                "cosines without a probability; use score"
+            )
         temperature, bias = float(self.module.temperature[...]), float(self.module.bias[...])
         cosine = audio @ text.T
         logits = cosine / temperature + bias if form == "code" else (cosine + bias) / temperature

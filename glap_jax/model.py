@@ -1,8 +1,9 @@
 """DualEncoder: an audio tower, a text tower, a head on each, and the loss scalars."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +17,13 @@ from glap_jax.config import ModelConfig
 from glap_jax.convert.constructor import Shapes, arguments, dimension
 from glap_jax.convert.rules import Rule, Same, Table, dense, prefixed
 from glap_jax.errors import GlapError
-from glap_jax.heads import MlpHead
+from glap_jax.heads import LinearHead, MlpHead
 from glap_jax.layers import Remat
 from glap_jax.text import sonar
 from glap_jax.text.sonar import SonarConfig
+
+A = TypeVar("A")
+T = TypeVar("T")
 
 
 class DualEncoder(nnx.Module):
@@ -38,10 +42,16 @@ class DualEncoder(nnx.Module):
         self.config = config
         self.audio = config.audio.build(dtype=dtype, remat=remat, rngs=rngs)
         self.text = config.text.build(dtype=dtype, remat=remat, rngs=rngs)
-        self.audio_head = MlpHead(config.audio.width, config.joint, dtype=dtype, rngs=rngs)
-        self.text_head = MlpHead(config.text.width, config.joint, dtype=dtype, rngs=rngs)
-        self.temperature = nnx.Param(jnp.asarray(config.temperature, jnp.float32))
-        self.bias = nnx.Param(jnp.asarray(config.bias, jnp.float32))
+        head = LinearHead if config.family == "clara" else MlpHead
+        self.audio_head = head(config.audio.width, config.joint, dtype=dtype, rngs=rngs)
+        self.text_head = head(config.text.width, config.joint, dtype=dtype, rngs=rngs)
+        if config.family == "clara":
+            # Clips over captions, captions over clips.
+            self.log_scales = nnx.Param(jnp.full((2,), -math.log(config.temperature), jnp.float32))
+        else:
+            self.temperature = nnx.Param(jnp.asarray(config.temperature, jnp.float32))
+        if config.family == "glap":
+            self.bias = nnx.Param(jnp.asarray(config.bias, jnp.float32))
 
     def encode_audio(
         self, waveform: Float[Array, "B T"], lengths: Int[Array, " B"] | None = None
@@ -53,27 +63,47 @@ class DualEncoder(nnx.Module):
         """Unit vectors, float32, of token rows; `mask` is True where a token is real."""
         return self.text_head(self.text(ids, mask).pooled)
 
+    def log_scale(self) -> Float[Array, ""] | tuple[Float[Array, ""], Float[Array, ""]]:
+        """log(1 / tau), as InfoNCE takes it; CLARA's is a pair: clips over captions, captions over clips."""
+        if self.config.family == "clara":
+            return self.log_scales[0], self.log_scales[1]
+        return -jnp.log(self.temperature[...])
+
+    def scalars(self) -> dict[str, Float[Array, ""]]:
+        """The loss scalars as metrics name them: temperatures, and the bias where there is one."""
+        if self.config.family == "clara":
+            return {
+                "temperature": jnp.exp(-self.log_scales[0]),
+                "text_temperature": jnp.exp(-self.log_scales[1]),
+            }
+        bias = {"bias": self.bias[...]} if self.config.family == "glap" else {}
+        return {"temperature": self.temperature[...], **bias}
+
     def score(self, audio: Float[Array, "A E"], text: Float[Array, "C E"]) -> Float[Array, "A C"]:
         """100 * cosine of every clip with every caption."""
         return 100.0 * jnp.matmul(audio, text.T, precision=jax.lax.Precision.HIGHEST)
 
 
-# `.model` is there in the released .pt file and missing in the Hugging Face layout. The released file holds
-# neither temperature nor bias; training starts from the released code's values.
-TORCH_RULES: Table = (
-    *prefixed(dasheng.TORCH_RULES, "audio_encoder(.model|).", "audio/"),
+# `.model` is there in the released .pt file and missing in the Hugging Face layout.
+TEXT_AND_HEADS_TORCH_RULES: Table = (
     *prefixed(sonar.TORCH_RULES, "text_encoder(.model|).", "text/"),
     *dense("audio_proj.0", "audio_head/hidden"),
     *dense("audio_proj.2", "audio_head/out"),
     *dense("text_proj.0", "text_head/hidden"),
     *dense("text_proj.2", "text_head/out"),
+)
+
+# The released file holds neither temperature nor bias; training starts from the released code's values.
+TORCH_RULES: Table = (
+    *prefixed(dasheng.TORCH_RULES, "audio_encoder(.model|).", "audio/"),
+    *TEXT_AND_HEADS_TORCH_RULES,
     Rule("temperature", "temperature", Same, default=0.07),
     Rule("bias", "bias", Same, default=-10.0),
 )
 
 Config, Module = ModelConfig, DualEncoder
 
-_AUDIO, _TEXT = "audio_encoder.model.", "text_encoder.model."
+AUDIO, TEXT = "audio_encoder.model.", "text_encoder.model."
 _TOWERS = {
     "audio_encoder": ("dasheng", "DashengWrapper"),
     "text_encoder": ("sonar", "TextEncoderSonarWrapper"),
@@ -93,13 +123,31 @@ def config_from_torch(shapes: Shapes, given: Mapping[str, Any]) -> ModelConfig:
     towers = {"audio": given.get("audio") or {}, "text": given.get("text") or {}}
     rest = {name: value for name, value in given.items() if name not in towers}
     joint = arguments(rest, family="glap", sizes=("embed_size",), fixed={}).get("embed_size")
-    audio = {key.removeprefix(_AUDIO): shape for key, shape in shapes.items() if key.startswith(_AUDIO)}
-    text = {key.removeprefix(_TEXT): shape for key, shape in shapes.items() if key.startswith(_TEXT)}
     return ModelConfig(
-        audio=dasheng.config_from_torch(audio, towers["audio"]),
-        text=sonar.config_from_torch(text, towers["text"]),
+        audio=dasheng.config_from_torch(below(shapes, AUDIO), towers["audio"]),
+        text=sonar.config_from_torch(below(shapes, TEXT), towers["text"]),
         joint=joint or dimension(shapes, "audio_proj.0.weight", 0),
     )
+
+
+def below(shapes: Shapes, prefix: str) -> Shapes:
+    """The shapes of the tensors below `prefix`, by the rest of their names."""
+    return {key.removeprefix(prefix): shape for key, shape in shapes.items() if key.startswith(prefix)}
+
+
+def published(config: ModelConfig, audio: type[A], text: type[T]) -> tuple[A, T]:
+    """The towers of `config`, which must be those of its family's published layout.
+
+    Raises:
+        GlapError: they are others.
+    """
+    if not isinstance(config.audio, audio) or not isinstance(config.text, text):
+        raise GlapError(
+            f"convert: '{config.family}' is published with {audio.__name__} and {text.__name__}, and this "
+            f"model has {type(config.audio).__name__} and {type(config.text).__name__}; "
+            "write a model folder instead"
+        )
+    return config.audio, config.text
 
 
 def _released(given: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -128,9 +176,10 @@ def config_to_torch(config: ModelConfig) -> dict[str, Any]:
 
     Towers of published sizes are named without arguments, which is all that the released code understands.
     """
-    sound = dataclasses.replace(config.audio, mode="sound")
-    audio = {} if sound == DashengConfig.base() else dasheng.config_to_torch(config.audio)
-    text = {} if config.text == SonarConfig.base() else sonar.config_to_torch(config.text)
+    towers = published(config, DashengConfig, SonarConfig)
+    sound = dataclasses.replace(towers[0], mode="sound")
+    audio = {} if sound == DashengConfig.base() else dasheng.config_to_torch(towers[0])
+    text = {} if towers[1] == SonarConfig.base() else sonar.config_to_torch(towers[1])
     return {
         "train_data": [],
         "test_data": {},
@@ -147,4 +196,5 @@ def config_to_torch(config: ModelConfig) -> dict[str, Any]:
 
 def compat(config: ModelConfig) -> ModelConfig:
     """`config` with the quirks of glap-model 0.0.13, which are those of its audio tower."""
-    return dataclasses.replace(config, audio=dataclasses.replace(config.audio, mode="glap"))
+    audio, _ = published(config, DashengConfig, SonarConfig)
+    return dataclasses.replace(config, audio=dataclasses.replace(audio, mode="glap"))

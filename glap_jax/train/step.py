@@ -36,16 +36,16 @@ def make_loss(config: LossConfig, mesh: Mesh | None = None) -> Loss:
     def loss(
         module: DualEncoder, audio: Float[Array, "B E"], text: Float[Array, "B E"], identity: Int[Array, " B"]
     ) -> Float[Array, ""]:
-        temperature = module.temperature[...]
         shared = None if config.positives == "pair" else identity
         if config.kind == "infonce":
             targets = None if shared is None else losses.joint_targets(shared)
-            scale = -jnp.log(temperature)
-            return losses.infonce(audio, text, log_scale=scale, targets=targets, regularise=config.regularise)
+            return losses.infonce(
+                audio, text, log_scale=module.log_scale(), targets=targets, regularise=config.regularise
+            )
         return losses.sigmoid(
             audio,
             text,
-            temperature=temperature,
+            temperature=module.temperature[...],
             bias=module.bias[...],
             form=config.form,
             regularise=config.regularise,
@@ -159,8 +159,8 @@ def make_step(
 
     The batch (keys `waveform` B T float32, `lengths` B, `ids` B N, `text_mask` B N, `identity` B) is spread
     over the mesh, everything else is on every device. Metrics are float32 scalars: loss, grad_norm (before
-    clipping), learning_rate, temperature, bias (those that the loss was computed with), and the mean cosines
-    `positive` and `negative`.
+    clipping), learning_rate, the model's `scalars` (those that the loss was computed with), and the mean
+    cosines `positive` and `negative`.
     """
     loss = make_loss(config.loss, mesh if mesh.size > 1 else None)
 
@@ -178,8 +178,7 @@ def make_step(
             "loss": value,
             "grad_norm": jnp.asarray(optax.tree.norm(gradient)),
             "learning_rate": jnp.asarray(schedule(state.step)),
-            "temperature": module.temperature[...],
-            "bias": module.bias[...],
+            **module.scalars(),
             **cosine_means(*rows),
         }
         return TrainState(state.step + 1, trainable, moments, average), metrics
