@@ -1,8 +1,10 @@
-"""Tokenizers of Hugging Face's `tokenizer.json`: BERT, MiniLM, LaBSE, XLM-RoBERTa, multilingual E5."""
+"""Tokenizers of Hugging Face's `tokenizer.json`: BERT, MiniLM, LaBSE, XLM-RoBERTa, multilingual E5, CLARA."""
 
 from pathlib import Path
+from typing import ClassVar
 
 from glap_jax.errors import GlapError
+from glap_jax.text.languages import iso639
 from glap_jax.text.tokenizers import Tokenizer
 
 
@@ -74,3 +76,29 @@ class JsonTokenizer(Tokenizer):
         if len(ids) <= max_tokens:
             return ids
         return [*ids[: max_tokens - len(self._end)], *self._end]
+
+
+class ClaraTokenizer(JsonTokenizer):
+    """CLARA's rows: `<|language|><|speech|> text` in Whisper's pieces, without an end marker.
+
+    The file is what `transformers` writes for the tokenizer that CLARA's repository builds
+    (`get_tokeniser().save_pretrained(...)`); it has 50373 ids.
+    """
+
+    # CLARA keeps the codes that Hebrew and Javanese had until 1989.
+    CODES: ClassVar[dict[str, str]] = {"he": "iw", "jv": "jw"}
+
+    def row(self, text: str, language: str) -> list[int]:
+        """Ids of the markers and `text`, which counts as spoken.
+
+        Raises:
+            GlapError: an unknown NLLB code, or a language that CLARA has no marker for.
+        """
+        code = iso639(language) or language.split("_")[0]
+        marker = f"<|{self.CODES.get(code, code)}|>"
+        if self._pieces.token_to_id(marker) is None:
+            raise GlapError(
+                f"tokenizer: '{self.path}' has no marker '{marker}' for {language}; give a language that "
+                "the model knows"
+            )
+        return self._pieces.encode(f"{marker}<|speech|> {text}").ids

@@ -68,3 +68,17 @@ def suggestions(language: str) -> list[str]:
     stem = _OTHER_CODES.get(stem, stem)
     same = [code for code in LANGUAGES if code.split("_")[0] == stem]
     return (exact or same or difflib.get_close_matches(language, LANGUAGES, n=3, cutoff=0.6))[:5]
+
+
+# Later pairs win: Bokmål is `no` rather than `nb`.
+_SHORT = {code: short for short, code in _OTHER_CODES.items() if len(short) == 2}
+
+
+def iso639(language: str) -> str | None:
+    """The two-letter code of an NLLB code's language (`en` of `eng_Latn`), if it has one.
+
+    Raises:
+        GlapError: no such NLLB code.
+    """
+    position(language)
+    return _SHORT.get(language.split("_")[0])

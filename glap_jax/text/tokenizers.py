@@ -206,9 +206,10 @@ def open_tokenizer(path: str | Path, config: Any) -> Tokenizer:
         raise GlapError(f"tokenizer: a text tower '{config.family}' reads {wanted}, and '{path}' is none")
     if config.family == "sonar":
         return SonarTokenizer.fitting(path, config.vocabulary)
-    from glap_jax.text.json_tokenizer import JsonTokenizer
+    from glap_jax.text.json_tokenizer import ClaraTokenizer, JsonTokenizer
 
-    return JsonTokenizer.fitting(path, config.vocabulary, prefix=getattr(config, "prefix", ""))
+    kind = ClaraTokenizer if config.family == "clara_text" else JsonTokenizer
+    return kind.fitting(path, config.vocabulary, prefix=getattr(config, "prefix", ""))
 
 
 def pad(

@@ -8,6 +8,7 @@ import tokenizers
 
 from glap_jax.errors import GlapError
 from glap_jax.text.bert import BertConfig
+from glap_jax.text.clara import ClaraTextConfig
 from glap_jax.text.json_tokenizer import JsonTokenizer
 from glap_jax.text.sonar import SonarConfig
 from glap_jax.text.tokenizers import open_tokenizer
@@ -89,3 +90,36 @@ def test_files_that_are_none(tmp_path):
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(GlapError, match=r"is no tokenizer\.json"):
         JsonTokenizer(tmp_path / "tokenizer.json")
+
+
+@pytest.fixture(scope="module")
+def clara(tmp_path_factory):
+    """Byte pieces with CLARA's kind of markers."""
+    alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    made = tokenizers.Tokenizer(
+        tokenizers.models.BPE({letter: place for place, letter in enumerate(alphabet)}, [])
+    )
+    made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.add_special_tokens(["<|en|>", "<|zh|>", "<|iw|>", "<|no|>", "<|speech|>"])
+    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
+    made.save(str(path))
+    return open_tokenizer(path, ClaraTextConfig.tiny(vocabulary=300))
+
+
+@pytest.mark.parametrize(
+    ("language", "marker"), [("eng_Latn", 256), ("zho_Hant", 257), ("heb_Hebr", 258), ("nob_Latn", 259)]
+)
+def test_clara_s_markers(clara, language, marker):
+    row = clara.encode("a b", language=language)
+    assert row[:2] == [marker, 260]
+    assert len(row) == 2 + len(" a b")
+    assert clara.cut(row, 3) == row[:3]
+
+
+def test_languages_that_clara_has_no_marker_for(clara):
+    with pytest.raises(GlapError, match=r"no marker '<\|cs\|>' for ces_Latn"):
+        clara.encode("a", language="ces_Latn")
+    with pytest.raises(GlapError, match=r"no marker '<\|yue\|>'"):
+        clara.encode("a", language="yue_Hant")
+    with pytest.raises(GlapError, match="no NLLB code"):
+        clara.encode("a", language="en")
