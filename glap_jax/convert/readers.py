@@ -77,8 +77,16 @@ def _open_folder(folder: Path) -> Checkpoint:
             # CTranslate2's file of this name tells of languages and alignment, not of sizes.
             told = config.is_file() and not is_ctranslate2(found[0])
             words = _json(config) if told else inner.config
+            words = {**words, **_extractor(folder / "preprocessor_config.json")}
             return Checkpoint(inner.tensors, config=words, where=inner.where)
     raise GlapError(f"convert: '{folder}' holds no checkpoint (.safetensors, .pt); give the path of one")
+
+
+def _extractor(path: Path) -> dict[str, Any]:
+    """Whether waveforms are normalised, which Hugging Face tells apart from a speech model's sizes."""
+    words = _json(path) if path.is_file() else {}
+    kept = ("do_normalize",) if words.get("feature_extractor_type") == "Wav2Vec2FeatureExtractor" else ()
+    return {name: words[name] for name in kept if name in words}
 
 
 def _open_shards(index: Path) -> Checkpoint:

@@ -1,6 +1,7 @@
 """wav2vec 2.0, HuBERT and WavLM against recorded states, and tokens that padding does not change."""
 
 import json
+import shutil
 from pathlib import Path
 
 import jax
@@ -14,6 +15,7 @@ from glap_jax.audio.speech import normalised, tokens_of
 from glap_jax.audio.wav2vec2 import Wav2Vec2Config
 from glap_jax.audio.wavlm import TORCH_RULES, WavLMConfig, config_from_torch
 from glap_jax.convert.engine import export
+from glap_jax.convert.readers import open_checkpoint
 from glap_jax.errors import GlapError
 from glap_jax.families import from_torch, to_torch
 
@@ -167,6 +169,16 @@ def test_wavlm_base_takes_waveforms_as_they_are():
     assert config_from_torch(shapes, {}) == base
     assert config_from_torch(shapes, {"do_normalize": True}).normalise
     assert WavLMConfig.large().normalise
+
+
+def test_a_published_folder_says_whether_waveforms_are_normalised(tmp_path):
+    item = GOLDEN / "hf_wavlm_group"
+    shutil.copy(item / "weights.safetensors", tmp_path / "model.safetensors")
+    shutil.copy(item / "config.json", tmp_path)
+    assert from_torch("wavlm", open_checkpoint(tmp_path)).config.normalise
+    words = {"feature_extractor_type": "Wav2Vec2FeatureExtractor", "do_normalize": False, "feature_size": 1}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(words), encoding="utf-8")
+    assert not from_torch("wavlm", open_checkpoint(tmp_path)).config.normalise
 
 
 @pytest.mark.parametrize("samples", [1, 719])
