@@ -17,6 +17,7 @@ from glap_jax.audio.beats import BeatsConfig
 from glap_jax.audio.ced import CedConfig
 from glap_jax.audio.clara import ClaraAudioConfig
 from glap_jax.audio.dasheng import DashengConfig
+from glap_jax.audio.efficientnet import EfficientNetConfig
 from glap_jax.audio.hubert import HubertConfig
 from glap_jax.audio.wav2vec2 import Wav2Vec2Config
 from glap_jax.audio.wavlm import WavLMConfig
@@ -39,6 +40,7 @@ AudioConfig = (
     | HubertConfig
     | WavLMConfig
     | ClaraAudioConfig
+    | EfficientNetConfig
 )
 TextConfig = SonarConfig | BertConfig | XlmRobertaConfig | ClaraTextConfig
 
@@ -93,8 +95,8 @@ class DataConfig:
         root: folder that relative shard names start from.
         train: groups that training draws from.
         test: groups that evaluation reads, whole and in order.
-        tokenizer: SentencePiece model, relative to `root`.
-        sample_rate: Hz; every clip is resampled to it.
+        tokenizer: SentencePiece model or tokenizer.json, as the text tower asks, relative to `root`.
+        sample_rate: Hz, that of the audio tower; every clip is resampled to it.
         crop_seconds: training takes a random crop of this length from longer clips; evaluation reads up to
             `eval_seconds` from the start.
         eval_seconds: see above.

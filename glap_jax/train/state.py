@@ -76,8 +76,19 @@ def build(config: TrainConfig, *, initial: str | None) -> DualEncoder:
     """The model of a run with fresh parameters, or with those of the model folder `initial`.
 
     Raises:
-        GlapError: `initial` is no model folder, or holds another model than `config.model`.
+        GlapError: `initial` is no model folder, or holds another model than `config.model`; or the data comes
+            at another rate than the audio tower works at.
     """
+    module = _build(config, initial)
+    if config.data.sample_rate != module.audio.SAMPLE_RATE:
+        raise GlapError(
+            f"config: 'data.sample_rate' is {config.data.sample_rate} and the audio tower works at "
+            f"{module.audio.SAMPLE_RATE} Hz; give that"
+        )
+    return module
+
+
+def _build(config: TrainConfig, initial: str | None) -> DualEncoder:
     dtype, remat = compute_dtype(config.dtype), config.remat
     if initial is None:
         fresh = nnx.jit(
