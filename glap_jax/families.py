@@ -25,6 +25,7 @@ FAMILIES = {
     "dasheng": "glap_jax.audio.dasheng",
     "ced": "glap_jax.audio.ced",
     "whisper": "glap_jax.audio.whisper",
+    "efficientnet": "glap_jax.audio.efficientnet",
     "beats": "glap_jax.audio.beats",
     "wav2vec2": "glap_jax.audio.wav2vec2",
     "hubert": "glap_jax.audio.hubert",

@@ -64,6 +64,17 @@ def hann(size: int) -> Float[np.ndarray, " size"]:
     return (0.5 - 0.5 * np.cos(2.0 * np.pi * np.arange(size) / size)).astype(np.float32)
 
 
+def clean(
+    waveform: Float[Array, "B T"], lengths: Int[Array, " B"] | None
+) -> tuple[Float[Array, "B T"], Int[Array, " B"]]:
+    """Float32 rows that are zero beyond their length, and these lengths, all of T where none are given."""
+    waveform, samples = waveform.astype(jnp.float32), waveform.shape[1]
+    if lengths is None:
+        return waveform, jnp.full(waveform.shape[:1], samples, jnp.int32)
+    ends = jnp.clip(lengths.astype(jnp.int32), 1, samples)
+    return jnp.where(jnp.arange(samples) < ends[:, None], waveform, 0.0), ends
+
+
 def reflect(
     waveform: Float[Array, "B T"], lengths: Int[Array, " B"] | None, pad: int
 ) -> Float[Array, "B T_padded"]:

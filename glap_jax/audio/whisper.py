@@ -11,7 +11,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from glap_jax.audio.frontend import hann, mel_filters, power_spectrogram, reflect
+from glap_jax.audio.frontend import clean, hann, mel_filters, power_spectrogram, reflect
 from glap_jax.convert.constructor import HUGGING_FACE, Shapes, arguments, dimension, heads, layers
 from glap_jax.convert.rules import (
     Dropped,
@@ -158,16 +158,11 @@ class Whisper(nnx.Module):
         self, waveform: Float[Array, "B T"], lengths: Int[Array, " B"] | None
     ) -> tuple[Float[Array, "BW T2"], Int[Array, " BW"]]:
         """Windows as rows that are zero beyond their end, and these ends; a clip has one sample or more."""
-        batch, samples = waveform.shape
+        samples = waveform.shape[1]
         size = self.config.positions * self.TOKEN
-        waveform = waveform.astype(jnp.float32)
         if self.config.mode == "glap":
-            waveform, samples = waveform[:, :size], min(samples, size)
-            ends = jnp.full((batch,), samples, jnp.int32)
-        else:
-            ends = jnp.full((batch,), samples, jnp.int32) if lengths is None else lengths.astype(jnp.int32)
-            ends = jnp.clip(ends, 1, samples)
-            waveform = jnp.where(jnp.arange(samples) < ends[:, None], waveform, 0.0)
+            waveform, lengths, samples = waveform[:, :size], None, min(samples, size)
+        waveform, ends = clean(waveform, lengths)
         if self.config.window == "clip" and samples <= size:
             size = samples + -samples % self.TOKEN
         waveform = jnp.pad(waveform, ((0, 0), (0, -samples % size)))
