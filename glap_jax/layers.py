@@ -152,6 +152,30 @@ class Attention(nnx.Module):
         return bias
 
 
+class CrossAttention(nnx.Module):
+    """Attention of queries `B M D` to a context `B N C`, without biases in their projections."""
+
+    def __init__(
+        self, width: int, context: int, heads: int, head_width: int, *, dtype: DTypeLike, rngs: nnx.Rngs
+    ):
+        self.heads = heads
+        inner = heads * head_width
+        self.query = linear(width, inner, bias=False, dtype=dtype, rngs=rngs)
+        self.key_value = linear(context, 2 * inner, bias=False, dtype=dtype, rngs=rngs)
+        self.out = linear(inner, width, dtype=dtype, rngs=rngs)
+
+    def __call__(
+        self, x: Float[Array, "B M D"], context: Float[Array, "B N C"], mask: Bool[Array, "B N"]
+    ) -> Float[Array, "B M D"]:
+        """`mask` is True where a token of the context is real."""
+        batch, tokens, _ = context.shape
+        q = self.query(x).reshape(batch, x.shape[1], self.heads, -1)
+        k, v = jnp.unstack(self.key_value(context).reshape(batch, tokens, 2, self.heads, -1), axis=2)
+        with jax.numpy_dtype_promotion("standard"):
+            found = jax.nn.dot_product_attention(q, k, v, mask=mask[:, None, None, :])
+        return self.out(found.reshape(batch, x.shape[1], -1))
+
+
 class Mlp(nnx.Module):
     """Linear, activation (to width `hidden`), linear."""
 

@@ -15,7 +15,18 @@ from glap_jax.audio.frontend import decibels, hann, mel_filters, power_spectrogr
 from glap_jax.convert.constructor import Shapes, arguments, dimension, layers
 from glap_jax.convert.rules import Extra, Kernel, Linear, Rule, Same, Table, Transform, dense, norm, prefixed
 from glap_jax.errors import GlapError
-from glap_jax.layers import ACTIVATIONS, Attention, Block, Encoded, Mlp, Remat, Stack, layer_norm, linear
+from glap_jax.layers import (
+    ACTIVATIONS,
+    Attention,
+    Block,
+    CrossAttention,
+    Encoded,
+    Mlp,
+    Remat,
+    Stack,
+    layer_norm,
+    linear,
+)
 
 Mode = Literal["sound", "clara"]
 
@@ -75,30 +86,6 @@ class ClaraAudioConfig:
     def build(self, *, dtype: DTypeLike, remat: Remat, rngs: nnx.Rngs) -> "ClaraAudio":
         """A module with fresh parameters that computes in `dtype`."""
         return ClaraAudio(self, dtype=dtype, remat=remat, rngs=rngs)
-
-
-class CrossAttention(nnx.Module):
-    """Attention of queries `B M D` to a context `B N C`, without biases in their projections."""
-
-    def __init__(
-        self, width: int, context: int, heads: int, head_width: int, *, dtype: DTypeLike, rngs: nnx.Rngs
-    ):
-        self.heads = heads
-        inner = heads * head_width
-        self.query = linear(width, inner, bias=False, dtype=dtype, rngs=rngs)
-        self.key_value = linear(context, 2 * inner, bias=False, dtype=dtype, rngs=rngs)
-        self.out = linear(inner, width, dtype=dtype, rngs=rngs)
-
-    def __call__(
-        self, x: Float[Array, "B M D"], context: Float[Array, "B N C"], mask: Bool[Array, "B N"]
-    ) -> Float[Array, "B M D"]:
-        """`mask` is True where a token of the context is real."""
-        batch, tokens, _ = context.shape
-        q = self.query(x).reshape(batch, x.shape[1], self.heads, -1)
-        k, v = jnp.unstack(self.key_value(context).reshape(batch, tokens, 2, self.heads, -1), axis=2)
-        with jax.numpy_dtype_promotion("standard"):
-            found = jax.nn.dot_product_attention(q, k, v, mask=mask[:, None, None, :])
-        return self.out(found.reshape(batch, x.shape[1], -1))
 
 
 class ClaraAudio(nnx.Module):
