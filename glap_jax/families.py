@@ -26,6 +26,7 @@ FAMILIES = {
     "ced": "glap_jax.audio.ced",
     "whisper": "glap_jax.audio.whisper",
     "efficientnet": "glap_jax.audio.efficientnet",
+    "clasp_fusion": "glap_jax.audio.clasp",
     "beats": "glap_jax.audio.beats",
     "wav2vec2": "glap_jax.audio.wav2vec2",
     "hubert": "glap_jax.audio.hubert",

@@ -228,7 +228,8 @@ class EfficientNet(nnx.Module):
     ):
         self.config = config
         self.dtype = dtype
-        stages, rest = config.stages, {"epsilon": config.epsilon, "dtype": dtype, "rngs": rngs}
+        stages = config.stages
+        rest: dict[str, Any] = {"epsilon": config.epsilon, "dtype": dtype, "rngs": rngs}
         self.stem = ConvNorm(3, stages[0].inputs, 3, stride=2, **rest)
         self.stages = nnx.List([Stage(stage, remat=remat, **rest) for stage in stages])
         self.head = ConvNorm(stages[-1].outputs, config.channels, **rest)

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import jax
 import numpy as np
@@ -249,7 +249,9 @@ def export(module: nnx.Module, table: Table, *, family: str) -> dict[str, Lazy]:
     repeats = _repeats(table, parts, layout.spelling)
     tensors |= {key: tensors[first] for key, first in repeats.items() if key not in layout.absent}
     zero = functools.partial(np.zeros, (), np.int64)
-    derived = dict.fromkeys(_counters(table, parts, layout.spelling), zero)
+    derived: dict[str, Callable[[], np.ndarray]] = dict.fromkeys(
+        _counters(table, parts, layout.spelling), zero
+    )
     for entry in table:
         if isinstance(entry, Extra):
             for key in matching(entry.source, layout.spelling, layout.kept):

@@ -56,7 +56,7 @@ class Buffer:
 
 @dataclasses.dataclass(frozen=True)
 class Counter:
-    """A scalar that torch keeps beside parameters (`num_batches_tracked`): may be absent, means nothing here."""
+    """A scalar that torch keeps beside parameters (`num_batches_tracked`): may be absent, says nothing."""
 
     source: str
 
