@@ -9,10 +9,10 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from glap_jax.audio.dasheng import BLOCK_TORCH_RULES, VIT_SIZES, vit_arguments, vit_sizes
-from glap_jax.audio.frontend import LOG_MEL_ARGUMENTS, LOG_MEL_TORCH_RULES, LogMel
+from glap_jax.audio.dasheng import VIT_SIZES, vit_arguments, vit_rules, vit_sizes
+from glap_jax.audio.frontend import LOG_MEL_ARGUMENTS, LogMel
 from glap_jax.convert.constructor import HUGGING_FACE, Shapes, arguments, dimension
-from glap_jax.convert.rules import Extra, Rule, Table, Transform, dense, norm, prefixed
+from glap_jax.convert.rules import Extra, Table, Transform
 from glap_jax.layers import Block, Encoded, Remat, Stack, layer_norm, linear, masked_mean
 
 Mode = Literal["sound", "ced"]
@@ -142,25 +142,10 @@ _PATCH = Transform(
     lambda x: x[0].reshape(x[0].shape[0], -1).T,
     lambda x: (x.T.reshape(-1, 1, Ced.PATCH, Ced.PATCH),),
 )
-_TIME = Transform(lambda x: x[0][0, :, 0].T, lambda x: (x.T[None, :, None],))
 _FREQUENCY = Transform(lambda x: x[0][0, :, :, 0].T, lambda x: (x.T[None, :, :, None],))
 
-# `encoder.` stands before every key but the classifier's in the Hugging Face layout, which also leaves out
-# the frontend's buffers.
 TORCH_RULES: Table = (
-    *prefixed(
-        (
-            *prefixed(LOG_MEL_TORCH_RULES, "", "frontend/"),
-            Rule("patch_embed.proj.weight", "patch/kernel", _PATCH),
-            dense("patch_embed.proj", "patch")[1],
-            Rule("time_pos_embed", "time_position", _TIME),
-            Rule("freq_pos_embed", "frequency_position", _FREQUENCY),
-            *prefixed(BLOCK_TORCH_RULES, "blocks.{layer}.", "blocks/layers/"),
-            *norm("norm", "norm"),
-        ),
-        "(|encoder.)",
-        "",
-    ),
+    *vit_rules(patch=_PATCH, frequency=_FREQUENCY),
     # The classifier of AudioSet's 527 labels: a LayerNorm and a linear layer.
     *(Extra(f"outputlayer.{layer}.{kind}") for layer in "01" for kind in ("weight", "bias")),
 )

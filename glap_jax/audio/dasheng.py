@@ -167,20 +167,24 @@ BLOCK_TORCH_RULES: Table = (
     *dense("mlp.fc2", "mlp/down"),
 )
 
-# `encoder.` stands before every key in the Hugging Face layout, which also leaves out the frontend's buffers.
-TORCH_RULES: Table = prefixed(
-    (
+
+def vit_rules(*, patch: Transform, frequency: Transform) -> Table:
+    """The table of Dasheng and CED, which differ in their patches and in positions over frequency.
+
+    `encoder.` stands before every key in the Hugging Face layout, which leaves out the buffers of the frontend.
+    """
+    table = (
         *prefixed(LOG_MEL_TORCH_RULES, "", "frontend/"),
-        Rule("patch_embed.proj.weight", "patch/kernel", _PATCH),
-        dense("patch_embed.proj", "patch")[1],
+        *dense("patch_embed.proj", "patch", weight=patch),
         Rule("time_pos_embed", "time_position", _TIME),
-        Rule("freq_pos_embed", "frequency_position", _FREQUENCY),
+        Rule("freq_pos_embed", "frequency_position", frequency),
         *prefixed(BLOCK_TORCH_RULES, "blocks.{layer}.", "blocks/layers/"),
         *norm("norm", "norm"),
-    ),
-    "(|encoder.)",
-    "",
-)
+    )
+    return prefixed(table, "(|encoder.)", "")
+
+
+TORCH_RULES: Table = vit_rules(patch=_PATCH, frequency=_FREQUENCY)
 
 Config, Module = DashengConfig, Dasheng
 
