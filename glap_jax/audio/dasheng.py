@@ -171,7 +171,7 @@ BLOCK_TORCH_RULES: Table = (
 def vit_rules(*, patch: Transform, frequency: Transform) -> Table:
     """The table of Dasheng and CED, which differ in their patches and in positions over frequency.
 
-    `encoder.` stands before every key in the Hugging Face layout, which leaves out the buffers of the frontend.
+    `encoder.` stands before every key in the Hugging Face layout, which lacks the buffers of the frontend.
     """
     table = (
         *prefixed(LOG_MEL_TORCH_RULES, "", "frontend/"),
