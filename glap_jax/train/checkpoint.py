@@ -7,6 +7,7 @@ OUT/corrupt/STEP                            what could not be read and was passe
 
 import contextlib
 import json
+import logging
 import sys
 from collections.abc import Generator
 from pathlib import Path
@@ -41,16 +42,20 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(self.out / "checkpoints", options=options)
 
     def __enter__(self) -> "Checkpoints":
+        logging.getLogger("absl").addFilter(_not_orbax)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
-        if error is None:
-            self.wait()
-            self._manager.close()
-            return
-        # Something else has gone wrong already; that is what the user must read.
-        with contextlib.suppress(Exception):
-            self._manager.close()
+        try:
+            if error is None:
+                self.wait()
+                self._manager.close()
+                return
+            # Something else has gone wrong already; that is what the user must read.
+            with contextlib.suppress(Exception):
+                self._manager.close()
+        finally:
+            logging.getLogger("absl").removeFilter(_not_orbax)
 
     @property
     def steps(self) -> list[int]:
@@ -179,6 +184,11 @@ class Checkpoints:
                 f"{what} could not be written to '{self.out}' ({_reason(error)}); {kept}: "
                 "free some space or mend the disk, then resume"
             ) from error
+
+
+def _not_orbax(record: logging.LogRecord) -> bool:
+    """Orbax logs at length, with a traceback, what it then raises as well."""
+    return f"{Path('orbax', 'checkpoint')}" not in record.pathname
 
 
 def _abstract(tree: Any) -> Any:
