@@ -43,12 +43,11 @@ def parse(
     except SystemExit as stop:
         if not stop.code:
             raise
-        # tyro draws a box of several lines; what the user needs of it fits one.
-        lines = [re.sub(r"^[│╭╰]\s*|\s*[│╮╯]$", "", line) for line in printed.getvalue().splitlines()]
-        lines = [line for line in lines if line and not line.startswith("─")]
-        raise GlapError(
-            re.sub(r"\s+", " ", " ".join(lines)).replace(" For full helptext", "; for help")
-        ) from None
+        # tyro draws a titled box, of lines or in ASCII; what the user needs of it fits one line.
+        lines = [line.strip("│|╰╯+ ") for line in printed.getvalue().splitlines()]
+        words = " ".join(line for line in lines if line and "───" not in line and "---" not in line)
+        message = re.sub(r"\s+", " ", words).replace(" For full helptext", "; for help")
+        raise GlapError(message) from None
     return found() if inspect.isfunction(target) else found
 
 

@@ -34,6 +34,7 @@ Clip = Annotated[Path, tyro.conf.arg(metavar="CLIP")]
 Captions = Annotated[str, tyro.conf.arg(metavar="CAPTIONS")]
 Overrides = Annotated[Sequence[str], tyro.conf.Suppress]
 Output = Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+Report = Annotated[Path | None, tyro.conf.arg(aliases=["-o"])]
 
 
 def quickstart(*, out: Path = Path("runs/quickstart"), fresh: bool = False, steps: int | None = None) -> None:
@@ -71,7 +72,7 @@ def train(config: Config, /, *, resume: bool = False, overrides: Overrides = ())
 
 
 def evaluate(
-    model: Model = MODEL, data: Config = Path("configs/quickstart.py"), /, *, out: Output | None = None
+    model: Model = MODEL, data: Config = Path("configs/quickstart.py"), /, *, out: Report = None
 ) -> None:
     """Measures held-out retrieval of a model: both ways, pooled, per group and per language, beside chance.
 

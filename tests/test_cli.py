@@ -132,9 +132,9 @@ def test_score_and_embed(run, tmp_path, capsys):
     with np.load(out) as found:
         assert found["embeddings"].shape == (3, 16)
         assert [Path(path).name for path in found["paths"]] == ["0.wav", "1.wav", "2.wav"]
-    assert (
-        "unknown" in fails(["score", clip, "a dog", "--language", "en", "--model", str(run)], capsys).lower()
-    )
+    line = fails(["score", clip, "a dog", "--language", "en", "--model", str(run)], capsys)
+    assert "'en'" in line
+    assert "did you mean eng_Latn" in line
 
 
 def test_quickstart_outside_a_clone_says_so(monkeypatch, tmp_path, capsys):

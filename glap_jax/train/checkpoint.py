@@ -6,7 +6,10 @@ OUT/corrupt/STEP                            what could not be read and was passe
 """
 
 import contextlib
+import errno
 import json
+import os
+import shutil
 import sys
 from collections.abc import Generator
 from pathlib import Path
@@ -19,6 +22,7 @@ import orbax.checkpoint as ocp
 from glap_jax import config as configs
 from glap_jax.config import TrainConfig
 from glap_jax.errors import GlapError
+from glap_jax.train.quiet import forget, quiet_orbax
 from glap_jax.train.state import TrainState, Weights
 
 # A resumed run may change these; everything else about the data decides what the next batch holds.
@@ -38,19 +42,25 @@ class Checkpoints:
         self._config = config
         self._settings = json.loads(configs.to_json(config))
         options = ocp.CheckpointManagerOptions(max_to_keep=config.keep, cleanup_tmp_directories=True)
+        self._newest = "a checkpoint"
+        self._quiet = quiet_orbax()
         self._manager = ocp.CheckpointManager(self.out / "checkpoints", options=options)
 
     def __enter__(self) -> "Checkpoints":
+        self._quiet.__enter__()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
-        if error is None:
-            self.wait()
-            self._manager.close()
-            return
-        # Something else has gone wrong already; that is what the user must read.
-        with contextlib.suppress(Exception):
-            self._manager.close()
+        try:
+            if error is None:
+                self.wait()
+                self._manager.close()
+                return
+            # Something else has gone wrong already; that is what the user must read.
+            with contextlib.suppress(Exception):
+                self._manager.close()
+        finally:
+            self._quiet.__exit__(kind, error, trace)
 
     @property
     def steps(self) -> list[int]:
@@ -64,22 +74,25 @@ class Checkpoints:
         Raises:
             GlapError: this or the previous one cannot be written; earlier ones stay as they are.
         """
+        self.wait()
+        self._newest = f"checkpoint {step}"
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(state),
             data=grain.checkpoint.CheckpointSave(data),
             config=ocp.args.JsonSave(self._settings),
         )
-        with self._writing(f"checkpoint {step}"):
+        with self._writing(self._newest):
+            self._require(sum(x.nbytes for x in jax.tree.leaves(state)))
             self._manager.save(step, args=items, force=True)
 
     def check(self) -> None:
         """Raises GlapError if a save that runs in the background has failed."""
-        with self._writing("a checkpoint"):
+        with self._writing(self._newest):
             self._manager.check_for_errors()
 
     def wait(self) -> None:
         """Waits until the last save is on disk; raises GlapError if it failed."""
-        with self._writing("a checkpoint"):
+        with self._writing(self._newest):
             self._manager.wait_until_finished()
 
     def save_frozen(self, frozen: Weights) -> None:
@@ -87,6 +100,7 @@ class Checkpoints:
         if not jax.tree.leaves(frozen):
             return
         with self._writing("the frozen parameters"), ocp.StandardCheckpointer() as writer:
+            self._require(sum(x.nbytes for x in jax.tree.leaves(frozen)))
             writer.save(self.out / "frozen", frozen, force=True)
 
     def restore_frozen(self, frozen: Weights) -> Weights:
@@ -166,6 +180,12 @@ class Checkpoints:
         if unreadable:
             self._manager.reload()
 
+    def _require(self, size: int) -> None:
+        """Raises OSError while there is no room for `size` bytes, before a file is begun."""
+        free = shutil.disk_usage(self.out).free
+        if free < size:
+            raise OSError(errno.ENOSPC, f"it takes {size / 1e9:.3g} GB and {free / 1e9:.3g} GB are free")
+
     @contextlib.contextmanager
     def _writing(self, what: str) -> Generator[None]:
         try:
@@ -173,12 +193,15 @@ class Checkpoints:
         except GlapError:
             raise
         except Exception as error:
-            steps = self.steps
+            reason, steps = _reason(error), self.steps
+            forget(error)
+            for half in (self.out / "checkpoints").glob("*.orbax-checkpoint-tmp"):
+                shutil.rmtree(half, ignore_errors=True)
             kept = f"checkpoint {steps[-1]} is intact" if steps else "there is no earlier one"
             raise GlapError(
-                f"{what} could not be written to '{self.out}' ({_reason(error)}); {kept}: "
+                f"{what} could not be written to '{self.out}' ({reason}); {kept}: "
                 "free some space or mend the disk, then resume"
-            ) from error
+            ) from None
 
 
 def _abstract(tree: Any) -> Any:
@@ -194,9 +217,15 @@ def _binding(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _reason(error: BaseException) -> str:
-    """The first line of an error, short enough to stand inside another one."""
-    words = (str(error).strip().splitlines() or [""])[0]
-    return f"{type(error).__name__}: {words[:160]}".rstrip(": ")
+    """What the system says, or the first line of the error, short enough to stand inside another one."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    text = str(error).strip()
+    for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO):
+        # TensorStore passes the system's words on inside longer ones.
+        if os.strerror(number) in text:
+            return os.strerror(number)
+    return f"{type(error).__name__}: {(text.splitlines() or [''])[0]:.160}".rstrip(": ")
 
 
 def _unused(path: Path) -> Path:

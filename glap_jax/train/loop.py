@@ -28,7 +28,7 @@ from glap_jax.train import optimizer as optimizers
 from glap_jax.train import state as states
 from glap_jax.train.calibrate import calibrate
 from glap_jax.train.checkpoint import Checkpoints
-from glap_jax.train.state import Parts, TrainState
+from glap_jax.train.state import TrainState, Weights
 from glap_jax.train.step import Batch, make_step, over_data, replicated
 from glap_jax.train.writers import Intake, Log, Writers
 
@@ -108,8 +108,11 @@ def train(
         else:
             state = checkpoints.restore(state, data)
             frozen = checkpoints.restore_frozen(frozen)
+        # From here on the state owns the parameters: a second copy of a large model would not fit.
+        del module
+        parts = parts._replace(trainable=None, frozen=None)
         first = int(state.step)
-        announce(config, parts, mesh, first)
+        announce(config, state, frozen, mesh)
 
         writers = Writers(out, step=first)
         stack.callback(writers.close)
@@ -140,7 +143,7 @@ def train(
                 writers.write_evaluation(done, evaluation)
 
         checkpoints.wait()
-        finished = done == config.steps
+        finished = done >= config.steps
         model = None
         if finished:
             trained = publish(state)
@@ -240,15 +243,13 @@ def stop_signals() -> Generator[list[int]]:
             signal.signal(known, handler)
 
 
-def announce(config: TrainConfig, parts: Parts, mesh: Mesh, first: int) -> None:
+def announce(config: TrainConfig, state: TrainState, frozen: Weights, mesh: Mesh) -> None:
     """One line about what is about to run."""
-    learning, still = (
-        sum(x.size for x in jax.tree.leaves(tree)) / 1e6 for tree in (parts.trainable, parts.frozen)
-    )
+    learning, still = (sum(x.size for x in jax.tree.leaves(tree)) / 1e6 for tree in (state.trainable, frozen))
     say(
         f"{config.name}: {learning + still:.2f} M parameters, {learning:.2f} M of them trained, "
         f"{states.compute_dtype(config.dtype).name} on {mesh.size} {jax.default_backend()} device(s), "
-        f"step {first} to {config.steps}, in '{config.out}'"
+        f"step {int(state.step)} to {config.steps}, in '{config.out}'"
     )
 
 

@@ -35,7 +35,15 @@ class Table:
             self._rewrite()
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Adds one row and flushes it. Raises GlapError if the disk refuses."""
+        """Adds one row and flushes it; a row of the same step takes the place of the last one.
+
+        Raises:
+            GlapError: the disk refuses.
+        """
+        if self.rows and self.rows[-1]["step"] == row["step"]:
+            self.rows[-1] = dict(row)
+            self._rewrite()
+            return
         new = not self.rows or self.rows[0].keys() != row.keys()
         self.rows.append(dict(row))
         if new and len(self.rows) > 1:

@@ -1,5 +1,6 @@
 """Checkpoints come back bit for bit, whole or not at all, and only into the run that they belong to."""
 
+import os
 import resource
 import shutil
 
@@ -130,7 +131,18 @@ def test_half_written_checkpoint_is_never_picked_up(filled, tiny):
         assert same(checkpoints.restore(state(9), data()), state(2))
 
 
-def test_full_disk_leaves_earlier_checkpoints_intact(tmp_path, tiny):
+def test_no_room_is_seen_before_a_file_is_begun(filled, tiny, monkeypatch):
+    usage = shutil.disk_usage(filled)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    with (
+        pytest.raises(GlapError, match=r"checkpoint 4 .*GB are free.* checkpoint 3 is intact"),
+        Checkpoints(filled, tiny) as checkpoints,
+    ):
+        checkpoints.save(4, state(4), data())
+    assert not list((filled / "checkpoints").glob("4*"))
+
+
+def test_full_disk_leaves_earlier_checkpoints_intact(tmp_path, tiny, caplog, capfd):
     """A limit on file size is what a full disk looks like from here: a write that the system refuses."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
 
@@ -145,9 +157,12 @@ def test_full_disk_leaves_earlier_checkpoints_intact(tmp_path, tiny):
             finally:
                 resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
-    with pytest.raises(GlapError, match=r"could not be written .* checkpoint 1 is intact") as caught:
+    with pytest.raises(GlapError, match=r"checkpoint 2 .*File too large.* checkpoint 1 is intact") as caught:
         write()
     assert "\n" not in str(caught.value)
+    assert not caplog.records
+    assert not capfd.readouterr().err
+    assert os.listdir(tmp_path / "checkpoints") == ["1"]
     with Checkpoints(tmp_path, tiny) as checkpoints:
         assert checkpoints.steps == [1]
         assert same(checkpoints.restore(state(9), data()), state(1))

@@ -121,6 +121,9 @@ def test_nonsense_stops_and_resumes_and_the_end_is_exported(small_run, changed, 
     assert float(module.temperature[...]) == seen[-1][1] != np.float32(0.07)
     assert float(module.audio.frontend.norm.mean[...].mean()) < -1.0
 
+    again = loop.train(config, resume=True, evaluate=evaluate, devices=one_device())
+    assert (again.step, again.finished) == (6, True)
+    assert [row["step"] for row in read(result.out / "evaluation.csv")] == [5, 6]
     begun = states.build(config, initial=str(result.model))
     assert float(begun.temperature[...]) == seen[-1][1]
     with pytest.raises(GlapError, match=r"initial: 'model.joint' is 8 .* and 16"):

@@ -82,6 +82,15 @@ def test_frozen_tower_runs_once_and_its_head_learns(tiny, parts, noise, changed,
     assert not [path for path in paths if path.startswith("text/")]
 
 
+def test_bfloat16_compute_keeps_loss_and_gradients_float32(tiny, noise, changed):
+    config = changed(tiny, dtype="bfloat16", remat="dots")
+    module = nnx.eval_shape(lambda: states.build(config, initial=None))
+    assert module.audio.patch.dtype == jnp.bfloat16
+    held = states.part(module, config.frozen)
+    found = jax.eval_shape(gradient_of(config, held, 2), held.trainable, held.frozen, noise(8))
+    assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {jnp.dtype("float32")}
+
+
 def test_infonce_shares_targets_of_equal_identity(tiny, parts, changed):
     module = nnx.merge(parts.graph, parts.trainable, parts.frozen)
     loss = make_loss(changed(tiny, loss={"kind": "infonce", "positives": "clip", "regularise": False}).loss)

@@ -35,6 +35,13 @@ def test_a_new_column_keeps_the_old_rows(tmp_path):
     assert read(tmp_path / "m.csv") == [{"step": 1, "r1": 1.0}, {"step": 2, "r1": 2.0, "r5": 3.0}]
 
 
+def test_a_step_that_is_done_again_replaces_its_row(tmp_path):
+    table = Table(tmp_path / "m.csv", after=0)
+    for value in (1.0, 2.0):
+        table.append({"step": 5, "r1": value})
+    assert read(tmp_path / "m.csv") == [{"step": 5, "r1": 2.0}]
+
+
 def test_smooth_keeps_constants_and_ends():
     np.testing.assert_allclose(smooth(np.full(50, 3.0)), 3.0)
     np.testing.assert_allclose(smooth(np.array([1.0, 3.0])), [2.0, 2.0])
