@@ -6,7 +6,7 @@ import inspect
 import io
 import re
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+from typing import Any
 
 from glap_jax.errors import GlapError
 
@@ -36,10 +36,11 @@ def parse(
         options["default"] = default
     else:
         options["config"] = (tyro.conf.FlagCreatePairsOff,)
+    shape: Any = tyro.conf.AvoidSubcommands[_bound(target)]
     printed = io.StringIO()
     try:
         with contextlib.redirect_stderr(printed):
-            found = tyro.cli(Annotated[_bound(target), tyro.conf.AvoidSubcommands], **options)
+            found = tyro.cli(shape, **options)
     except SystemExit as stop:
         if not stop.code:
             raise
