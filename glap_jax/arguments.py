@@ -31,16 +31,15 @@ def parse(
     """
     import tyro
 
-    options: dict[str, Any] = {"args": list(arguments), "prog": prog}
+    options: dict[str, Any] = {"args": list(arguments), "prog": prog, "config": (tyro.conf.AvoidSubcommands,)}
     if default is not None:
         options["default"] = default
     else:
-        options["config"] = (tyro.conf.FlagCreatePairsOff,)
-    shape: Any = tyro.conf.AvoidSubcommands[_bound(target)]
+        options["config"] += (tyro.conf.FlagCreatePairsOff,)
     printed = io.StringIO()
     try:
         with contextlib.redirect_stderr(printed):
-            found = tyro.cli(shape, **options)
+            found = tyro.cli(_bound(target), **options)
     except SystemExit as stop:
         if not stop.code:
             raise
