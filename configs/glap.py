@@ -1,10 +1,11 @@
 """GLAP as released: Dasheng base and a frozen SONAR, sigmoid loss, four groups drawn 1:1:1:1.
 
-Start from the released weights: `glap-jax convert glap_checkpoint.pt models/glap --tokenizer spm.model`. Put tar shards of
-each group into the folders below (data/README.md says how they look), or override the folder: `--data.root DIR`.
+Start from the released weights: `glap-jax convert glap_checkpoint.pt models/glap --tokenizer spm.model`. Put
+tar shards of each group into the folders below (data/README.md says how they look), or override the folder:
+`--data.root DIR`.
 
-Source: dasheng-glap e9b4b09 and the paper's section 3. Its 8-bit Adam is Adam here; its warm-up is the paper's
-two epochs of 10,000 steps (the code's default is 1,000 steps).
+Source: dasheng-glap e9b4b09 and the paper's section 3. Its 8-bit Adam is Adam here; its warm-up is the
+paper's two epochs of 10,000 steps (the code's default is 1,000 steps).
 """
 
 from glap_jax.config import (

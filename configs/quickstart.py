@@ -33,7 +33,7 @@ config = TrainConfig(
         crop_seconds=1.6,
         eval_seconds=3.2,
         max_tokens=32,
-        # One voice says the same word in few languages here: telling the text tower which is half of the task.
+        # Each language has few voices here, so that the text tower had better know which one it is told.
         language="true",
         translations=0.15,
         min_seconds=0.1,

@@ -6,7 +6,7 @@ import inspect
 import io
 import re
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+from typing import Any
 
 from glap_jax.errors import GlapError
 
@@ -31,15 +31,15 @@ def parse(
     """
     import tyro
 
-    options: dict[str, Any] = {"args": list(arguments), "prog": prog}
+    options: dict[str, Any] = {"args": list(arguments), "prog": prog, "config": (tyro.conf.AvoidSubcommands,)}
     if default is not None:
         options["default"] = default
     else:
-        options["config"] = (tyro.conf.FlagCreatePairsOff,)
+        options["config"] += (tyro.conf.FlagCreatePairsOff,)
     printed = io.StringIO()
     try:
         with contextlib.redirect_stderr(printed):
-            found = tyro.cli(Annotated[_bound(target), tyro.conf.AvoidSubcommands], **options)
+            found = tyro.cli(_bound(target), **options)
     except SystemExit as stop:
         if not stop.code:
             raise
