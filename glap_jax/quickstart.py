@@ -19,7 +19,7 @@ from glap_jax.train.loop import train
 
 CONFIG = Path("configs/quickstart.py")
 # Words that the held-out recordings hold, each in a language of its own.
-QUERIES = (("a drum", "eng_Latn"), ("huit", "fra_Latn"), ("восемь", "rus_Cyrl"))
+QUERIES = (("a tabla drum stroke", "eng_Latn"), ("Huit.", "fra_Latn"), ("Восемь.", "rus_Cyrl"))
 BEST = 5
 
 NEXT = """
@@ -90,7 +90,7 @@ def summary(tables: list[Table]) -> str:
 
 def search(model: Model, embedded: Embedded) -> str:
     """The best five held-out clips for three texts in three languages."""
-    lines = ["The held-out recordings, searched by text:"]
+    lines = ["\nThe held-out recordings, searched by text:"]
     for text, language in QUERIES:
         places, scores = top_k(model.encode_text([text], language=language), embedded.audio, BEST)
         lines.append(f'\n  "{text}" ({language})')
