@@ -136,11 +136,14 @@ def test_batch_that_devices_cannot_share_is_refused(small_run, changed):
 
 
 def test_stop_signal_is_noted_once():
+    """Then everything is as it was before, which in a background job is to ignore Ctrl-C."""
+    watched = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.getsignal(number) for number in watched]
     with loop.stop_signals() as received:
+        assert [signal.getsignal(number) for number in watched] != before
         os.kill(os.getpid(), signal.SIGTERM)
         assert received == [signal.SIGTERM]
-        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-        assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+        assert [signal.getsignal(number) for number in watched] == before
 
 
 def test_package_is_the_function():
