@@ -46,7 +46,9 @@ def run(out: Path, *, fresh: bool, steps: int | None = None) -> None:
     began = time.monotonic()
     config = settings(out)
     if steps is not None:
-        config = dataclasses.replace(config, steps=steps)
+        warmup = min(config.optimizer.warmup_steps, steps // 10)
+        optimizer = dataclasses.replace(config.optimizer, warmup_steps=warmup)
+        config = dataclasses.replace(config, steps=steps, optimizer=optimizer)
     if fresh and (out / "config.json").is_file():
         shutil.rmtree(out)
     result = train(config, resume=True)
