@@ -79,7 +79,8 @@ def evaluate(
     Args:
         model: model folder, run folder, checkpoint file, or hf:org/name.
         data: configuration whose test groups are read.
-        out: folder for report.md, report.json and plots; by default `evaluation` beside the model.
+        out: folder for report.md, report.json and plots; by default `evaluation` in the run folder, beside
+            the model, or (of a model on the hub) here.
     """
     from glap_jax import config as configs
     from glap_jax import inference
@@ -87,7 +88,7 @@ def evaluate(
     from glap_jax.eval.report import markdown_tables
 
     loaded = inference.load(model)
-    target = out or Path(model).parent / "evaluation"
+    target = out or body.report_folder(model)
     print(markdown_tables(body.evaluate(loaded, configs.load(data), out=target, facts={"model": model})))
     print(f"report: {target / 'report.md'}")
 

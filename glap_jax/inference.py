@@ -4,7 +4,7 @@ import functools
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from glap_jax import families
 from glap_jax.batching import ceiling, groups
 from glap_jax.errors import GlapError
 from glap_jax.folder import find_tokenizer, is_model, load_module
+from glap_jax.layers import compute_dtype
 from glap_jax.model import DualEncoder
 from glap_jax.pipeline.bad import BadClip
 from glap_jax.progress import bar
@@ -197,16 +198,8 @@ class Model:
         self,
         audio: Float[np.ndarray, "A E"],
         text: Float[np.ndarray, "C E"],
-        *,
-        form: Literal["code", "paper"] = "code",
     ) -> Float[np.ndarray, "A C"]:
-        """How likely each clip and text belong together, as the sigmoid loss sees it.
-
-        Args:
-            audio: embeddings of clips.
-            text: embeddings of texts.
-            form: of the loss that the model was trained with: `code` is s / tau + beta, `paper` is
-                (s + beta) / tau.
+        """How likely each clip and text belong together, as the sigmoid loss sees it, from their embeddings.
 
         Raises:
             GlapError: a family that is trained by InfoNCE and has no bias.
@@ -217,8 +210,7 @@ class Model:
                 "cosines without a probability; use score"
             )
         temperature, bias = float(self.module.temperature[...]), float(self.module.bias[...])
-        cosine = audio @ text.T
-        logits = cosine / temperature + bias if form == "code" else (cosine + bias) / temperature
+        logits = audio @ text.T / temperature + bias
         return np.exp(-np.logaddexp(np.float32(0.0), -logits))
 
     def _read(self, clip: Clip, sample_rate: int) -> Waveform | BadClip:
@@ -309,8 +301,7 @@ def load(
             f"model: there is no '{path}'; `glap-jax quickstart` trains one into runs/quickstart/model, "
             "`glap-jax convert` makes one from published weights"
         )
-    if dtype is None:
-        dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+    dtype = compute_dtype() if dtype is None else dtype
     if not is_model(path) and is_model(path / "model"):
         path = path / "model"
     if is_model(path):

@@ -27,6 +27,14 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "geglu": _gated,
 }
 
+
+def compute_dtype(name: Literal["auto", "float32", "bfloat16"] = "auto") -> jnp.dtype:
+    """The type that towers compute in; `auto` is bfloat16 on TPU and GPU, float32 on CPU."""
+    if name == "auto":
+        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return jnp.dtype(name)
+
+
 # What the backward pass keeps of a layer: everything, the results of matrix products, or only its input.
 REMAT_POLICIES = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,

@@ -57,7 +57,9 @@ def run(out: Path, *, fresh: bool, steps: int | None = None) -> None:
     model = inference.load(result.model)
     embedded = evaluate.embed(model, config.data)
     tables = evaluate.tables(embedded)
-    evaluate.report(embedded, tables, out / "evaluation", title="Quickstart", facts={"steps": result.step})
+    evaluate.report(
+        embedded, tables, out / evaluate.EVALUATION, title="Quickstart", facts={"steps": result.step}
+    )
     print(summary(tables))
     print(search(model, embedded))
     print(f"\n{time.monotonic() - began:.0f} s in all.")

@@ -11,6 +11,7 @@ from glap_jax.config import DataConfig, TrainConfig
 from glap_jax.errors import GlapError
 from glap_jax.eval.report import write_report
 from glap_jax.eval.retrieval import Table, heat_map, retrieval_tables
+from glap_jax.folder import is_model
 from glap_jax.inference import Model
 from glap_jax.model import DualEncoder
 from glap_jax.pipeline.evaluation import Clip, evaluation
@@ -19,6 +20,8 @@ from glap_jax.text.tokenizers import open_tokenizer
 
 # Clips that are encoded together.
 BATCH = 32
+# The report's folder.
+EVALUATION = "evaluation"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +103,15 @@ def evaluate(
     return found
 
 
+def report_folder(model: str) -> Path:
+    """Where the report of a model goes unless the user says: `evaluation` in its run folder, beside another
+    model folder or file, or in the working folder for one on the hub."""
+    path = Path(model)
+    if is_model(path / "model"):
+        return path / EVALUATION
+    return (path.parent if path.exists() else Path()) / EVALUATION
+
+
 def report(
     embedded: Embedded,
     found: list[Table],
@@ -134,7 +146,7 @@ def during_training(config: TrainConfig) -> Callable[[DualEncoder, int], dict[st
         found = evaluate(
             Model(module, tokenizer),
             config,
-            out=Path(config.out) / "evaluation",
+            out=Path(config.out) / EVALUATION,
             title=config.name,
             facts={"step": step},
         )

@@ -127,7 +127,7 @@ def check_options(form: str, strategy: str, chunk: int | None) -> None:
         raise GlapError(f"the sigmoid loss cannot work in chunks of {chunk}: give a positive chunk or none")
 
 
-def convert_bias(bias: float, temperature: float, *, source: str, target: str) -> float:
+def convert_bias(bias: Scalar, temperature: Scalar, *, source: str, target: str) -> Scalar:
     """The bias that gives the logits of form `source` in form `target`, at this temperature.
 
     `b_code = beta_paper / tau`: a recipe that switches forms must convert its initial bias too, or it

@@ -4,7 +4,7 @@ import numpy as np
 import soxr
 from jaxtyping import Float
 
-from glap_jax.config import DataConfig
+from glap_jax.pipeline.config import DataConfig
 
 
 def augment(

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from glap_jax.config import DataConfig
 from glap_jax.errors import GlapError
 from glap_jax.pipeline.bad import BadClip
+from glap_jax.pipeline.config import DataConfig
 from glap_jax.text.languages import LANGUAGES, position
 
 # Fields that hold a clip's own captions; the first one that is there counts.

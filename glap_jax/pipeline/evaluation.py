@@ -8,10 +8,10 @@ import grain
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from glap_jax.config import DataConfig, GroupConfig
 from glap_jax.pipeline import loader
 from glap_jax.pipeline.bad import Ledger
 from glap_jax.pipeline.captions import Caption, check_language
+from glap_jax.pipeline.config import DataConfig, GroupConfig
 from glap_jax.pipeline.examples import EvaluationExample, Example, Tokenizer
 from glap_jax.pipeline.sources import TarSource, find_shards
 

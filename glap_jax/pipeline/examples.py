@@ -7,10 +7,10 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from glap_jax.config import DataConfig
 from glap_jax.pipeline.augment import augment
 from glap_jax.pipeline.bad import BadClip
 from glap_jax.pipeline.captions import DEFAULT_LANGUAGE, LANGUAGE_FIELD, Captions, draw, read_captions
+from glap_jax.pipeline.config import DataConfig
 from glap_jax.pipeline.decode import check_peak, decode
 from glap_jax.pipeline.sources import Record
 

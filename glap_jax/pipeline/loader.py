@@ -14,10 +14,10 @@ import grain
 import numpy as np
 from absl import flags
 
-from glap_jax.config import DataConfig
 from glap_jax.errors import GlapError
 from glap_jax.pipeline.bad import Ledger
 from glap_jax.pipeline.captions import check_language
+from glap_jax.pipeline.config import DataConfig
 from glap_jax.pipeline.examples import Example, Tokenizer, TrainingExample
 from glap_jax.pipeline.sources import TarSource, find_shards
 from glap_jax.text import tokenizers

@@ -21,6 +21,7 @@ from glap_jax import config as configs
 from glap_jax import folder, progress
 from glap_jax.config import TrainConfig
 from glap_jax.errors import GlapError
+from glap_jax.layers import compute_dtype
 from glap_jax.model import DualEncoder
 from glap_jax.pipeline import loader
 from glap_jax.text.tokenizers import Tokenizer, open_tokenizer
@@ -122,7 +123,9 @@ def train(
         evaluation = None
 
         def publish(state: TrainState) -> DualEncoder:
-            return nnx.merge(parts.graph, state.published, frozen)
+            module = nnx.merge(parts.graph, state.published, frozen)
+            states.write_bias(module, config.loss, source=config.loss.form, target="code")
+            return module
 
         done = first
         for done in range(first + 1, config.steps + 1):
@@ -248,7 +251,7 @@ def announce(config: TrainConfig, state: TrainState, frozen: Weights, mesh: Mesh
     learning, still = (sum(x.size for x in jax.tree.leaves(tree)) / 1e6 for tree in (state.trainable, frozen))
     say(
         f"{config.name}: {learning + still:.2f} M parameters, {learning:.2f} M of them trained, "
-        f"{states.compute_dtype(config.dtype).name} on {mesh.size} {jax.default_backend()} device(s), "
+        f"{compute_dtype(config.dtype).name} on {mesh.size} {jax.default_backend()} device(s), "
         f"step {int(state.step)} to {config.steps}, in '{config.out}'"
     )
 

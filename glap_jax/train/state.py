@@ -11,12 +11,11 @@ from jaxtyping import Array, Int
 
 from glap_jax import config as configs
 from glap_jax import rules
-from glap_jax.config import TrainConfig
+from glap_jax.config import LossConfig, TrainConfig
 from glap_jax.errors import GlapError
+from glap_jax.layers import compute_dtype
+from glap_jax.losses import convert_bias
 from glap_jax.model import DualEncoder
-
-COMPUTE = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-
 
 # An `nnx.State`; named loosely because the run-time checker trips over a deprecated base of that class.
 Weights = Any
@@ -65,13 +64,6 @@ class Parts(NamedTuple):
         return any(path.startswith(f"{prefix}/") for path in self.learning)
 
 
-def compute_dtype(name: str) -> jnp.dtype:
-    """The type that `auto` stands for on this machine: bfloat16 on TPU and GPU, float32 on CPU."""
-    if name == "auto":
-        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    return jnp.dtype(COMPUTE[name])
-
-
 def build(config: TrainConfig, *, initial: str | None) -> DualEncoder:
     """The model of a run with fresh parameters, or with those of the model folder `initial`.
 
@@ -80,6 +72,7 @@ def build(config: TrainConfig, *, initial: str | None) -> DualEncoder:
             at another rate than the audio tower works at.
     """
     module = _build(config, initial)
+    write_bias(module, config.loss, source="code", target=config.loss.form)
     if config.data.sample_rate != module.audio.SAMPLE_RATE:
         raise GlapError(
             f"config: 'data.sample_rate' is {config.data.sample_rate} and the audio tower works at "
@@ -111,6 +104,17 @@ def _build(config: TrainConfig, initial: str | None) -> DualEncoder:
                 f"'{initial}'; configure the model of that folder"
             )
     return module
+
+
+def write_bias(module: DualEncoder, config: LossConfig, *, source: str, target: str) -> None:
+    """Rewrites the sigmoid loss's bias from one form to the other, at the module's temperature.
+
+    Configurations and model folders hold the code's form; while a run trains the paper's, its state does.
+    """
+    if config.kind == "sigmoid" and source != target:
+        bias = convert_bias(module.bias[...], module.temperature[...], source=source, target=target)
+        # A new variable: a merged module shares its own with the state that it was merged from.
+        module.bias = nnx.Param(bias)
 
 
 def part(module: DualEncoder, frozen: Sequence[tuple[str, bool]]) -> Parts:

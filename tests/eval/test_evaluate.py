@@ -106,3 +106,14 @@ def test_without_test_groups(model, config):
 def test_model_without_tokenizer(model, config):
     with pytest.raises(GlapError, match="tokenizer"):
         evaluate.embed(Model(model.module), config.data)
+
+
+def test_report_lies_in_the_run_beside_the_model_or_here(tmp_path):
+    run = tmp_path / "run"
+    (run / "model").mkdir(parents=True)
+    (run / "model" / "config.json").write_text('{"glap_jax_format": 1}')
+    (tmp_path / "glap.pt").touch()
+    assert evaluate.report_folder(str(run)) == run / "evaluation"
+    assert evaluate.report_folder(str(run / "model")) == run / "evaluation"
+    assert evaluate.report_folder(str(tmp_path / "glap.pt")) == tmp_path / "evaluation"
+    assert evaluate.report_folder("hf:me/my-glap") == Path("evaluation")

@@ -130,6 +130,21 @@ def test_nonsense_stops_and_resumes_and_the_end_is_exported(small_run, changed, 
         states.build(changed(config, model={"joint": 8}), initial=str(result.model))
 
 
+def test_paper_form_starts_at_the_same_logits_and_publishes_the_codes_form(small_run, changed):
+    config = changed(small_run, loss={"form": "paper"}, steps=3, eval_every=1, log_every=1)
+    biases = []
+    evaluate = lambda module, step: biases.append(float(module.bias[...])) or {"r1": 0.0}  # noqa: E731
+    result = loop.train(config, evaluate=evaluate, devices=one_device())
+    trained = [(row["bias"], row["temperature"]) for row in read(result.out / "metrics.csv")]
+    assert trained[0][0] == pytest.approx(-0.7, rel=1e-6)  # -10 in the code's form at tau 0.07.
+    assert all(bias == pytest.approx(-0.7, abs=0.01) for bias, _ in trained), "an evaluation changed the run"
+    module, _ = folder.load_module(result.model)
+    assert [bias == pytest.approx(-10.0, abs=0.5) for bias in biases] == [True] * 3
+    assert float(module.bias[...]) == biases[-1]
+    begun = states.build(config, initial=str(result.model))
+    np.testing.assert_allclose(begun.bias[...], module.bias[...] * module.temperature[...], rtol=1e-6)
+
+
 def test_batch_that_devices_cannot_share_is_refused(small_run, changed):
     with pytest.raises(GlapError, match="8 devices"):
         loop.make_mesh(changed(small_run, batch=16, accumulation=4), None)
