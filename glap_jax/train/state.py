@@ -114,7 +114,7 @@ def write_bias(module: DualEncoder, config: LossConfig, *, source: str, target: 
     if config.kind == "sigmoid" and source != target:
         bias = convert_bias(module.bias[...], module.temperature[...], source=source, target=target)
         # A new variable: a merged module shares its own with the state that it was merged from.
-        module.bias = nnx.Param(bias)
+        module.bias = nnx.Param(jnp.asarray(bias, jnp.float32))
 
 
 def part(module: DualEncoder, frozen: Sequence[tuple[str, bool]]) -> Parts:
