@@ -1,18 +1,17 @@
 """BEATs: a transformer over 16 x 16 patches of a Kaldi filterbank (Chen et al., 2023; microsoft/unilm)."""
 
 import dataclasses
-import functools
 from collections.abc import Mapping
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from glap_jax.audio.context import EPSILON, Context, conv_positions, gate
+from glap_jax.audio.frontend import KALDI_HOP, KALDI_WINDOW, kaldi_fbank, kaldi_frames
 from glap_jax.convert.constructor import Shapes, arguments, dimension, heads, layers
 from glap_jax.convert.rules import Repeat, Rule, Same, Table, Transform, dense, fused, norm, prefixed
 from glap_jax.errors import GlapError
@@ -71,46 +70,9 @@ class BeatsConfig:
         return Beats(self, dtype=dtype, remat=remat, rngs=rngs)
 
 
-# Kaldi's filterbank, as torchaudio 2.11 computes it without dither.
 MELS = 128
-WINDOW = 400
-HOP = 160
-FFT = 512
-PREEMPHASIS = 0.97
-FLOOR = float(np.finfo(np.float32).eps)
 # The paper's statistics of AudioSet.
 MEAN, DEVIATION = 15.41663, 6.55582
-
-
-@functools.cache
-def kaldi_filters() -> Float[np.ndarray, "bins F"]:
-    """Triangles on Kaldi's mel scale, 20 to 8000 Hz; their slopes are straight in mel, not in Hz."""
-    to_mel = lambda hertz: 1127.0 * np.log(1.0 + hertz / 700.0)  # noqa: E731
-    edges = np.linspace(to_mel(20.0), to_mel(8000.0), MELS + 2)
-    mel = to_mel(np.arange(FFT // 2 + 1) * (16_000 / FFT))[:, None]
-    width = edges[1] - edges[0]
-    rising, falling = (mel - edges[None, :-2]) / width, (edges[None, 2:] - mel) / width
-    return np.maximum(0.0, np.minimum(rising, falling)).astype(np.float32)
-
-
-@functools.cache
-def povey() -> Float[np.ndarray, " W"]:
-    """Kaldi's window: a symmetric Hann window to the power 0.85."""
-    phase = 2.0 * np.pi * np.arange(WINDOW) / (WINDOW - 1)
-    return np.power(0.5 - 0.5 * np.cos(phase), 0.85).astype(np.float32)
-
-
-def kaldi_fbank(waveform: Float[Array, "B T"]) -> Float[Array, "B S F"]:
-    """Log filterbank of samples in [-1, 1] at 16 kHz (scaled to 16 bits); 1 + (T - 400) // 160 frames."""
-    frames = 1 + (waveform.shape[1] - WINDOW) // HOP
-    index = HOP * np.arange(frames)[:, None] + np.arange(WINDOW)[None, :]
-    x = waveform[:, index] * 32768.0
-    x = x - jnp.mean(x, axis=-1, keepdims=True)
-    x = x - PREEMPHASIS * jnp.concatenate([x[..., :1], x[..., :-1]], axis=-1)
-    spectrum = jnp.fft.rfft(x * povey(), n=FFT, axis=-1)
-    power = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
-    mel = jnp.matmul(power, kaldi_filters(), precision=jax.lax.Precision.HIGHEST)
-    return jnp.log(jnp.maximum(mel, FLOOR))
 
 
 class Beats(nnx.Module):
@@ -124,7 +86,7 @@ class Beats(nnx.Module):
     PATCH = 16
     # Tokens of one step in time.
     BANDS = MELS // PATCH
-    SHORTEST = WINDOW + (PATCH - 1) * HOP
+    SHORTEST = KALDI_WINDOW + (PATCH - 1) * KALDI_HOP
 
     def __init__(self, config: BeatsConfig, *, dtype: DTypeLike, remat: Remat = "none", rngs: nnx.Rngs):
         self.config = config
@@ -172,7 +134,7 @@ class Beats(nnx.Module):
         if lengths is not None and self.config.mode == "sound":
             waveform = jnp.where(jnp.arange(waveform.shape[1]) < lengths[:, None], waveform, 0.0)
         waveform = jnp.pad(waveform, ((0, 0), (0, max(0, self.SHORTEST - waveform.shape[1]))))
-        return (kaldi_fbank(waveform) - MEAN) / (2.0 * DEVIATION)
+        return (kaldi_fbank(waveform, MELS) - MEAN) / (2.0 * DEVIATION)
 
     def probabilities(
         self, waveform: Float[Array, "B T"], lengths: Int[Array, " B"] | None = None
@@ -204,7 +166,7 @@ class Beats(nnx.Module):
             by_sample = jnp.arange(samples) <= lengths
             return _any_of_each_share(_any_of_each_share(by_sample, frames), tokens)
         lengths = jnp.clip(lengths, self.SHORTEST, samples)
-        steps = (1 + (lengths - WINDOW) // HOP) // self.PATCH
+        steps = kaldi_frames(lengths) // self.PATCH
         return jnp.arange(tokens) // self.BANDS < steps
 
 

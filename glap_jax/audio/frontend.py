@@ -119,6 +119,50 @@ def decibels(
     return jnp.maximum(level, peak - top)
 
 
+# Kaldi's filterbank without dither, as torchaudio 2.11, transformers 5.23 and fairseq2 0.4.5 compute it:
+# windows of 25 ms, padded to 512 samples, every 10 ms.
+KALDI_WINDOW = 400
+KALDI_HOP = 160
+_KALDI_FFT = 512
+_PREEMPHASIS = 0.97
+_KALDI_FLOOR = float(np.finfo(np.float32).eps)
+
+
+@functools.cache
+def kaldi_filters(mels: int) -> Float[np.ndarray, "bins F"]:
+    """Triangles on Kaldi's mel scale, 20 to 8000 Hz; their slopes are straight in mel, not in Hz."""
+    to_mel = lambda hertz: 1127.0 * np.log(1.0 + hertz / 700.0)  # noqa: E731
+    edges = np.linspace(to_mel(20.0), to_mel(8000.0), mels + 2)
+    mel = to_mel(np.arange(_KALDI_FFT // 2 + 1) * (16_000 / _KALDI_FFT))[:, None]
+    width = edges[1] - edges[0]
+    rising, falling = (mel - edges[None, :-2]) / width, (edges[None, 2:] - mel) / width
+    return np.maximum(0.0, np.minimum(rising, falling)).astype(np.float32)
+
+
+@functools.cache
+def povey() -> Float[np.ndarray, " W"]:
+    """Kaldi's window: a symmetric Hann window to the power 0.85."""
+    phase = 2.0 * np.pi * np.arange(KALDI_WINDOW) / (KALDI_WINDOW - 1)
+    return np.power(0.5 - 0.5 * np.cos(phase), 0.85).astype(np.float32)
+
+
+def kaldi_frames(samples: Any) -> Any:
+    """Frames that lie wholly inside `samples` samples (an int or an array), at least 400."""
+    return 1 + (samples - KALDI_WINDOW) // KALDI_HOP
+
+
+def kaldi_fbank(waveform: Float[Array, "B T"], mels: int) -> Float[Array, "B S F"]:
+    """Log filterbank of samples in [-1, 1] at 16 kHz (scaled to 16 bits); 1 + (T - 400) // 160 frames."""
+    index = KALDI_HOP * np.arange(kaldi_frames(waveform.shape[1]))[:, None] + np.arange(KALDI_WINDOW)[None, :]
+    x = waveform[:, index] * 32768.0
+    x = x - jnp.mean(x, axis=-1, keepdims=True)
+    x = x - _PREEMPHASIS * jnp.concatenate([x[..., :1], x[..., :-1]], axis=-1)
+    spectrum = jnp.fft.rfft(x * povey(), n=_KALDI_FFT, axis=-1)
+    power = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
+    mel = jnp.matmul(power, kaldi_filters(mels), precision=jax.lax.Precision.HIGHEST)
+    return jnp.log(jnp.maximum(mel, _KALDI_FLOOR))
+
+
 class LogMel(nnx.Module):
     """The frontend of Dasheng, GLAP and CED: 16 kHz, 512/512/160, 64 HTK mels 0-8000 Hz, dB, BatchNorm.
 
