@@ -7,6 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from glap_jax import encoders as encoders
     from glap_jax import losses as losses
     from glap_jax.eval.evaluate import evaluate as evaluate
     from glap_jax.eval.metrics import retrieval_metrics as retrieval_metrics
@@ -19,10 +20,11 @@ if TYPE_CHECKING:
 
     __version__: str
 
-# Public name -> module that defines it; none where the name is that of a subpackage.
+# Public name -> module that defines it; none where the name is that of a module.
 _PLACES = {
     "Model": "glap_jax.inference",
     "SonarTokenizer": "glap_jax.text.tokenizers",
+    "encoders": None,
     "evaluate": "glap_jax.eval.evaluate",
     "from_torch": "glap_jax.families",
     "load": "glap_jax.inference",

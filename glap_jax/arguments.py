@@ -17,6 +17,7 @@ def parse(
     *,
     prog: str,
     default: Any = None,
+    description: str | None = None,
 ) -> Any:
     """Calls `target`, a function or a dataclass, with typed `arguments`.
 
@@ -25,13 +26,15 @@ def parse(
         arguments: words of the command line.
         prog: what usage lines call the command.
         default: a dataclass instance whose values stand where an argument is missing.
+        description: what the help begins with; by default what the docstring says.
 
     Raises:
         GlapError: an unknown name (near ones are offered), a missing or a mistyped value.
     """
     import tyro
 
-    options: dict[str, Any] = {"args": list(arguments), "prog": prog, "config": (tyro.conf.AvoidSubcommands,)}
+    options: dict[str, Any] = {"args": list(arguments), "prog": prog, "description": description}
+    options["config"] = (tyro.conf.AvoidSubcommands,)
     if default is not None:
         options["default"] = default
     else:

@@ -56,7 +56,8 @@ def train(config: Config, /, *, resume: bool = False, overrides: Overrides = ())
     """Trains what a configuration describes, into its folder `out`.
 
     Single values are overridden by typed options after CONFIG: --steps 500 --out runs/mine
-    --optimizer.learning-rate 3e-4. `glap-jax train CONFIG --help` lists every key, its meaning and value.
+    --optimizer.learning-rate 3e-4. `--audio-encoder whisper.base` and `--text-encoder bert.labse` exchange a
+    tower. `glap-jax train CONFIG --help` lists every encoder, and every key, its meaning and value.
 
     Args:
         config: Python file that defines `config = TrainConfig(...)`, such as configs/glap.py.

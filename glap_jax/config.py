@@ -11,23 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from glap_jax import arguments
-from glap_jax.audio.beats import BeatsConfig
-from glap_jax.audio.ced import CedConfig
-from glap_jax.audio.clara import ClaraAudioConfig
+from glap_jax import arguments, encoders
 from glap_jax.audio.dasheng import DashengConfig
-from glap_jax.audio.efficientnet import EfficientNetConfig
-from glap_jax.audio.hubert import HubertConfig
-from glap_jax.audio.wav2vec2 import Wav2Vec2Config
-from glap_jax.audio.wavlm import WavLMConfig
-from glap_jax.audio.whisper import WhisperConfig
+from glap_jax.encoders import AudioConfig, TextConfig
 from glap_jax.errors import GlapError
 from glap_jax.layers import Remat
 from glap_jax.pipeline.config import DataConfig, GroupConfig
-from glap_jax.text.bert import BertConfig
-from glap_jax.text.clara import ClaraTextConfig
 from glap_jax.text.sonar import SonarConfig
-from glap_jax.text.xlm_roberta import XlmRobertaConfig
 
 __all__ = [
     "AudioConfig",
@@ -46,19 +36,6 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-
-AudioConfig = (
-    DashengConfig
-    | CedConfig
-    | BeatsConfig
-    | WhisperConfig
-    | Wav2Vec2Config
-    | HubertConfig
-    | WavLMConfig
-    | ClaraAudioConfig
-    | EfficientNetConfig
-)
-TextConfig = SonarConfig | BertConfig | XlmRobertaConfig | ClaraTextConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,11 +200,20 @@ def load(path: str | Path) -> TrainConfig:
 def override(config: T, words: Sequence[str]) -> T:
     """`config` with typed overrides such as `--optimizer.learning-rate 3e-4` applied.
 
+    In a run, `--audio-encoder whisper.base` and `--text-encoder bert.minilm` exchange a tower first, wherever
+    they stand (see `encoders.exchange`).
+
     Raises:
         GlapError: an unknown name (the nearest known ones are offered) or a value of the wrong type.
     """
+    about = None
     try:
-        return arguments.parse(type(config), words, prog="glap-jax train CONFIG", default=config)
+        if isinstance(config, TrainConfig):
+            config, words = encoders.exchange(config, words)
+            about = f"One training run.\n\n{encoders.usage()}"
+        return arguments.parse(
+            type(config), words, prog="glap-jax train CONFIG", default=config, description=about
+        )
     except GlapError as error:
         raise GlapError(f"config: {error}") from None
 
