@@ -4,8 +4,8 @@ Start from the released weights: `glap-jax convert glap_checkpoint.pt models/gla
 tar shards of each group into the folders below (data/README.md says how they look), or override the folder:
 `--data.root DIR`.
 
-Source: dasheng-glap e9b4b09 and the paper's section 3. Its 8-bit Adam is Adam here; its warm-up is the
-paper's two epochs of 10,000 steps (the code's default is 1,000 steps).
+Source: dasheng-glap e9b4b09 and the paper's section 3. The warm-up is the paper's two epochs of 10,000 steps
+(the code's default is 1,000 steps).
 """
 
 from glap_jax.config import (
@@ -35,7 +35,9 @@ config = TrainConfig(
         workers=8,
     ),
     loss=LossConfig(kind="sigmoid", form="code", regularise=True),
-    optimizer=OptimizerConfig(learning_rate=1e-4, warmup_steps=20_000, final_share=0.1, clip=1.0),
+    optimizer=OptimizerConfig(
+        kind="adam8bit", learning_rate=1e-4, warmup_steps=20_000, final_share=0.1, clip=1.0
+    ),
     steps=200_000,
     batch=1024,
     remat="dots",

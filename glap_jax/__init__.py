@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from glap_jax.inference import Model as Model
     from glap_jax.inference import load as load
     from glap_jax.text.tokenizers import SonarTokenizer as SonarTokenizer
+    from glap_jax.train.adam8bit import adam8bit as adam8bit
     from glap_jax.train.loop import train as train
 
     __version__: str
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 _PLACES = {
     "Model": "glap_jax.inference",
     "SonarTokenizer": "glap_jax.text.tokenizers",
+    "adam8bit": "glap_jax.train.adam8bit",
     "encoders": None,
     "evaluate": "glap_jax.eval.evaluate",
     "from_torch": "glap_jax.families",

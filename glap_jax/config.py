@@ -87,6 +87,7 @@ class OptimizerConfig:
     """Adam with decoupled weight decay under a cosine schedule with linear warm-up.
 
     Attributes:
+        kind: `adam`, or `adam8bit`, which keeps its moments in 8 bits (GLAP).
         learning_rate: its peak.
         warmup_steps: steps from 0 to the peak.
         final_share: rate at the last step over the peak (GLAP: 0.1).
@@ -95,8 +96,11 @@ class OptimizerConfig:
         decay: (regex, on) rules over parameter paths.
         scale: (regex, factor) rules: learning rate of a parameter relative to the schedule.
         clip: largest global gradient norm; none turns clipping off.
+        eight_bit: (regex, allowed) rules: which parameters' moments `adam8bit` may keep in 8 bits. Of fewer
+            than 4096 values they never are.
     """
 
+    kind: Literal["adam", "adam8bit"] = "adam"
     learning_rate: float = 1e-4
     warmup_steps: int = 1000
     final_share: float = 0.1
@@ -107,6 +111,7 @@ class OptimizerConfig:
     decay: tuple[tuple[str, bool], ...] = ((r"bias$|scale$|norm|position|temperature", False), (".*", True))
     scale: tuple[tuple[str, float], ...] = ((".*", 1.0),)
     clip: float | None = 1.0
+    eight_bit: tuple[tuple[str, bool], ...] = ((r"embedding|position", False), (".*", True))
 
 
 @dataclasses.dataclass(frozen=True)

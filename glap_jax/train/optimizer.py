@@ -11,6 +11,7 @@ from jaxtyping import Array, ArrayLike
 from glap_jax import rules
 from glap_jax.config import OptimizerConfig
 from glap_jax.errors import GlapError
+from glap_jax.train.adam8bit import scale_by_adam8bit
 
 
 def cosine(config: OptimizerConfig, steps: int) -> optax.Schedule:
@@ -66,10 +67,14 @@ def adam(
         return jax.tree_util.tree_map_with_path(lambda path, _: values[parameter_path(path)], trainable)
 
     factors = spread(scale)
+    moments = optax.scale_by_adam(config.b1, config.b2, config.epsilon)
+    if config.kind == "adam8bit":
+        eight_bit = rules.apply(config.eight_bit, paths, what="optimizer.eight_bit")
+        moments = scale_by_adam8bit(config.b1, config.b2, config.epsilon, mask=spread(eight_bit))
     chain = optax.chain(
         # `identity` keeps the state's form when clipping is switched on or off between two parts of a run.
         optax.identity() if config.clip is None else optax.clip_by_global_norm(config.clip),
-        optax.scale_by_adam(config.b1, config.b2, config.epsilon),
+        moments,
         optax.add_decayed_weights(config.weight_decay, mask=spread(decay)),
         optax.stateless(lambda updates, _: jax.tree.map(lambda u, factor: u * factor, updates, factors)),
         optax.scale_by_learning_rate(schedule),
