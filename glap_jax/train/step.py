@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key
 
 from glap_jax import losses
 from glap_jax.config import LossConfig, TrainConfig
@@ -57,36 +57,61 @@ def make_loss(config: LossConfig, mesh: Mesh | None = None) -> Loss:
     return loss
 
 
-def prepare(module: DualEncoder, batch: Batch, *, audio: bool, text: bool) -> Inputs:
-    """Where a side's differentiated part starts: its input or, if its tower is frozen, the pooled vector."""
+def prepare(module: DualEncoder, batch: Batch, key: Key[Array, ""], *, audio: bool, text: bool) -> Inputs:
+    """Where a side's differentiated part starts: its input or, if its tower is frozen, the pooled vector.
+
+    The input carries the key of what the tower draws, so that encoding it again draws the same. A frozen
+    tower draws nothing.
+    """
     sound, words = (batch["waveform"], batch["lengths"]), (batch["ids"], batch["text_mask"])
+    for_audio, for_text = jax.random.split(key)
     return {
-        "audio": sound if audio else module.audio(*sound).pooled,
-        "text": words if text else module.text(*words).pooled,
+        "audio": (*sound, for_audio) if audio else module.audio(*sound).pooled,
+        "text": (*words, for_text) if text else module.text(*words).pooled,
     }
 
 
 def embed(module: DualEncoder, inputs: Inputs) -> tuple[Float[Array, "B E"], Float[Array, "B E"]]:
     """Unit rows of both sides from what `prepare` returned."""
-    audio, text = inputs["audio"], inputs["text"]
-    audio = module.audio(*audio).pooled if isinstance(audio, tuple) else audio
-    text = module.text(*text).pooled if isinstance(text, tuple) else text
+
+    def pooled(tower: nnx.Module, side: Any) -> Float[Array, "B D"]:
+        if not isinstance(side, tuple):
+            return side
+        *arrays, key = side
+        # Only towers that draw in training take a key.
+        drawn = {"key": key} if getattr(tower, "draws", False) else {}
+        return tower(*arrays, **drawn).pooled
+
+    audio, text = pooled(module.audio, inputs["audio"]), pooled(module.text, inputs["text"])
     return module.audio_head(audio), module.text_head(text)
 
 
+def step_key(seed: int, step: Int[Array, ""]) -> Key[Array, ""]:
+    """The key of all that update number `step` (from 0) draws; it depends on nothing but the run's seed."""
+    return jax.random.fold_in(jax.random.key(seed), step)
+
+
 def value_and_gradient(
-    parts: Parts, trainable: Weights, frozen: Weights, batch: Batch, *, loss: Loss, accumulation: int
+    parts: Parts,
+    trainable: Weights,
+    frozen: Weights,
+    batch: Batch,
+    key: Key[Array, ""],
+    *,
+    loss: Loss,
+    accumulation: int,
 ) -> tuple[Float[Array, ""], Weights, tuple[Array, Array]]:
     """Loss of a whole batch, its gradient for every trainable parameter, and the batch's unit rows.
 
-    `accumulation` parts of the batch are encoded one after the other; the result does not depend on it. A
-    tower without trainable parameters runs once per part and takes no backward pass.
+    `accumulation` parts of the batch are encoded one after the other; unless a tower draws from `key`, of
+    which each part has its own, the result does not depend on it. A tower without trainable parameters runs
+    once per part and takes no backward pass.
     """
     merge = lambda weights: nnx.merge(parts.graph, weights, frozen)  # noqa: E731
     towers = {side: parts.learns(side) for side in ("audio", "text")}
     identity = batch["identity"]
     if accumulation == 1:
-        inputs = prepare(merge(trainable), batch, **towers)
+        inputs = prepare(merge(trainable), batch, key, **towers)
 
         def whole(weights: Weights) -> tuple[Array, tuple[Array, Array]]:
             module = merge(weights)
@@ -96,12 +121,13 @@ def value_and_gradient(
         (value, rows), gradient = jax.value_and_grad(whole, has_aux=True)(trainable)
         return value, gradient, rows
 
-    def encode(part: Batch) -> tuple[Inputs, tuple[Array, Array]]:
+    def encode(part: tuple[Batch, Array]) -> tuple[Inputs, tuple[Array, Array]]:
         module = merge(trainable)
-        inputs = prepare(module, part, **towers)
+        inputs = prepare(module, *part, **towers)
         return inputs, embed(module, inputs)
 
-    inputs, parted = jax.lax.map(encode, jax.tree.map(lambda x: cut(x, accumulation), batch))
+    pieces = jax.tree.map(lambda x: cut(x, accumulation), batch)
+    inputs, parted = jax.lax.map(encode, (pieces, jax.random.split(key, accumulation)))
     rows = jax.tree.map(join, parted)
 
     def from_rows(weights: Weights, rows: tuple[Array, Array]) -> Array:
@@ -166,7 +192,13 @@ def make_step(
 
     def step(state: TrainState, frozen: Weights, batch: Batch) -> tuple[TrainState, Metrics]:
         value, gradient, rows = value_and_gradient(
-            parts, state.trainable, frozen, batch, loss=loss, accumulation=config.accumulation
+            parts,
+            state.trainable,
+            frozen,
+            batch,
+            step_key(config.seed, state.step),
+            loss=loss,
+            accumulation=config.accumulation,
         )
         updates, moments = optimizer.update(gradient, state.optimizer, state.trainable)
         trainable = optax.apply_updates(state.trainable, updates)

@@ -9,17 +9,21 @@ import pytest
 from flax import nnx
 from jax.sharding import Mesh
 
+from glap_jax.audio.dasheng import Dasheng
 from glap_jax.text.sonar import Sonar
 from glap_jax.train import optimizer as optimizers
 from glap_jax.train import state as states
 from glap_jax.train.step import (
     cosine_means,
     cut,
+    embed,
     join,
     make_loss,
     make_step,
     over_data,
+    prepare,
     replicated,
+    step_key,
     value_and_gradient,
 )
 
@@ -43,18 +47,87 @@ def norm(tree) -> float:
 )
 def test_accumulation_is_exact(tiny, parts, noise, changed, loss, accumulations):
     config, batch = changed(tiny, loss=loss), noise(8)
-    run = lambda count: jax.jit(gradient_of(config, parts, count))(parts.trainable, parts.frozen, batch)  # noqa: E731
-    value, gradient, rows = run(1)
-    assert norm(gradient) > 0.1
+    run = lambda count: jax.jit(gradient_of(config, parts, count))(*inputs)  # noqa: E731
+    inputs = (parts.trainable, parts.frozen, batch, step_key(0, jnp.int32(0)))
+    expected = run(1)
+    assert norm(expected[1]) > 0.1
     for accumulation in accumulations:
-        its_value, its_gradient, its_rows = run(accumulation)
-        assert float(its_value) == pytest.approx(float(value), rel=1e-6)
-        np.testing.assert_allclose(its_rows, rows, atol=1e-6)
-        assert norm(jax.tree.map(jnp.subtract, its_gradient, gradient)) < 1e-6 * norm(gradient)
-        for (path, one), other in zip(
-            jax.tree_util.tree_leaves_with_path(gradient), jax.tree.leaves(its_gradient), strict=True
-        ):
-            assert norm(other - one) <= 5e-6 * norm(one), path
+        same_gradient(run(accumulation), expected)
+
+
+def same_gradient(found, expected) -> None:
+    """Value, gradient and rows are equal up to the noise of float32."""
+    (its_value, its_gradient, its_rows), (value, gradient, rows) = found, expected
+    assert float(its_value) == pytest.approx(float(value), rel=1e-6)
+    np.testing.assert_allclose(its_rows, rows, atol=1e-6)
+    assert norm(jax.tree.map(jnp.subtract, its_gradient, gradient)) < 1e-6 * norm(gradient)
+    for (path, one), other in zip(
+        jax.tree_util.tree_leaves_with_path(gradient), jax.tree.leaves(its_gradient), strict=True
+    ):
+        assert norm(other - one) <= 5e-6 * norm(one), path
+
+
+@pytest.fixture
+def drawing(monkeypatch):
+    """Towers that multiply what they pool by random numbers in training."""
+    for tower in (Dasheng, Sonar):
+        forward = tower.__call__
+
+        def noisy(self, *inputs, key=None, forward=forward):
+            encoded = forward(self, *inputs)
+            if key is None:
+                return encoded
+            return encoded._replace(pooled=encoded.pooled * jax.random.uniform(key, encoded.pooled.shape))
+
+        monkeypatch.setattr(tower, "__call__", noisy)
+        monkeypatch.setattr(tower, "draws", True, raising=False)
+
+
+@pytest.mark.slow
+def test_accumulation_is_exact_given_the_same_draws(tiny, parts, noise, drawing):
+    """The reference encodes each part with its key, once, and differentiates through everything."""
+    module = nnx.merge(parts.graph, parts.trainable, parts.frozen)
+    held = states.part(module, (("^text/", True), (".*", False)))
+    batch, key = noise(8), step_key(0, jnp.int32(3))
+    loss = make_loss(tiny.loss)
+
+    def direct(weights):
+        module = nnx.merge(held.graph, weights, held.frozen)
+        pieces, keys = {name: cut(x, 2) for name, x in batch.items()}, jax.random.split(key, 2)
+        each = [{name: x[number] for name, x in pieces.items()} for number in range(2)]
+        inputs = [prepare(module, *pair, audio=True, text=False) for pair in zip(each, keys, strict=True)]
+        rows = jax.tree.map(lambda *side: join(jnp.stack(side)), *(embed(module, part) for part in inputs))
+        return loss(module, *rows, batch["identity"]), rows
+
+    (value, rows), gradient = jax.jit(jax.value_and_grad(direct, has_aux=True))(held.trainable)
+    assert np.abs(rows[0] - module.encode_audio(batch["waveform"], batch["lengths"])).max() > 0.01
+    # A frozen tower is as it will be used.
+    np.testing.assert_allclose(rows[1], module.encode_text(batch["ids"], batch["text_mask"]), atol=1e-6)
+    found = jax.jit(gradient_of(tiny, held, 2))(held.trainable, held.frozen, batch, key)
+    same_gradient(found, (value, gradient, rows))
+
+
+@pytest.mark.slow
+def test_draws_are_a_function_of_seed_and_step(tiny, parts, noise, drawing):
+    """One device and eight draw the same. At rate 0 nothing but the draws differs from step to step."""
+    schedule = lambda _: 0.0  # noqa: E731
+    adam = optimizers.adam(tiny.optimizer, schedule, parts.trainable, parts.paths)
+    found = {}
+    for count in (1, 8):
+        mesh = Mesh(np.asarray(jax.devices()[:count]), ("data",))
+        step = make_step(tiny, parts, adam, schedule, mesh)
+        batch, frozen = noise(8), jax.device_put(parts.frozen, replicated(mesh))
+        state = jax.device_put(states.start(parts, adam, ema=None), replicated(mesh))
+        for number in (0, 1, 0):
+            state = state._replace(step=jax.device_put(jnp.int32(number), replicated(mesh)))
+            state, metrics = step(state, frozen, jax.device_put(batch, over_data(mesh)))
+            found.setdefault(count, []).append(float(metrics["loss"]))
+    first, second, again = found[1]
+    assert first == again
+    assert abs(first - second) > 1e-3
+    np.testing.assert_allclose(found[8], found[1], rtol=1e-5)
+    keys = [jax.random.key_data(step_key(seed, jnp.int32(1))) for seed in (0, 1)]
+    assert (keys[0] != keys[1]).any()
 
 
 def test_cut_and_join_are_inverse():
@@ -74,7 +147,9 @@ def test_frozen_tower_runs_once_and_its_head_learns(tiny, parts, noise, changed,
     for name, rules in (("free", ((".*", False),)), ("frozen", (("^text/", True), (".*", False)))):
         calls.clear()
         held = states.part(module, rules)
-        _, gradient, _ = jax.eval_shape(gradient_of(tiny, held, 2), held.trainable, held.frozen, noise(8))
+        _, gradient, _ = jax.eval_shape(
+            gradient_of(tiny, held, 2), held.trainable, held.frozen, noise(8), jax.random.key(0)
+        )
         seen[name] = len(calls)
     assert seen == {"free": 2, "frozen": 1}
     paths = {optimizers.parameter_path(path) for path, _ in jax.tree_util.tree_leaves_with_path(gradient)}
@@ -87,7 +162,9 @@ def test_bfloat16_compute_keeps_loss_and_gradients_float32(tiny, noise, changed)
     module = nnx.eval_shape(lambda: states.build(config, initial=None))
     assert module.audio.patch.dtype == jnp.bfloat16
     held = states.part(module, config.frozen)
-    found = jax.eval_shape(gradient_of(config, held, 2), held.trainable, held.frozen, noise(8))
+    found = jax.eval_shape(
+        gradient_of(config, held, 2), held.trainable, held.frozen, noise(8), jax.random.key(0)
+    )
     assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {jnp.dtype("float32")}
 
 
