@@ -1,11 +1,28 @@
 """Symmetric cross-entropy over a batch: InfoNCE with hard or soft targets, one or two temperatures."""
 
+import functools
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int
 
-from glap_jax.losses.pairs import Rows, Scalar, cosines, embedding_regulariser, float32_pairs
+from glap_jax.errors import GlapError
+from glap_jax.losses.pairs import (
+    Rows,
+    Scalar,
+    cosines,
+    embedding_regulariser,
+    float32_pairs,
+    joint_targets,
+    product,
+)
+from glap_jax.losses.sharded import choose, meet, over_mesh
+
+# Log-sum-exps of clips over captions and of captions over clips, and how many pairs share each pair's id.
+Normalisers = tuple[Float[Array, " B"], Float[Array, " B"], Float[Array, " B"]]
 
 
 def infonce(
@@ -15,6 +32,10 @@ def infonce(
     log_scale: Scalar | tuple[Scalar, Scalar],
     targets: Float[Array | np.ndarray, "B B"] | None = None,
     regularise: bool = False,
+    ids: Int[Array | np.ndarray, " B"] | None = None,
+    mesh: Mesh | None = None,
+    strategy: str = "auto",
+    chunk: int | None = None,
 ) -> Float[Array, ""]:
     """Mean of the cross-entropies of clips over captions and of captions over clips, in float32.
 
@@ -25,24 +46,113 @@ def infonce(
             itself: give `-log(temperature)`. CLASP's notebook multiplies by 0.07: give `log(0.07)`.
         targets: `B B`, the weight of each clip (row) with each caption (column); captions use its columns.
             None is the identity. `joint_targets` and `diagonal_targets` serve batches with repeated
-            clips. Gradients flow into targets that depend on the embeddings.
+            clips. Gradients flow into targets that depend on the embeddings. They make the loss dense.
         regularise: adds `embedding_regulariser(audio, text)`.
+        ids: `B` integers; the same as `targets=joint_targets(ids)`, without the matrix.
+        mesh, strategy, chunk: as `losses.sigmoid` takes them; no result depends on them. What is not dense
+            keeps log-sum-exps of one pass over the pairs for a second one, which takes the gradient.
 
-    Raises GlapError for rows that do not pair up.
+    Raises GlapError for rows that do not pair up or share out, and for options that do not exist or agree.
     """
     audio, text = float32_pairs(audio, text)
-    audio_scale, text_scale = log_scale if isinstance(log_scale, tuple) else (log_scale, log_scale)
-    weights = (
-        jnp.eye(audio.shape[0], dtype=jnp.float32) if targets is None else jnp.asarray(targets, jnp.float32)
-    )
-    scores = cosines(audio, text)
-    loss = 0.5 * (
-        cross_entropy(scores * jnp.exp(jnp.asarray(audio_scale, jnp.float32)), weights)
-        + cross_entropy(scores.T * jnp.exp(jnp.asarray(text_scale, jnp.float32)), weights.T)
-    )
+    scales = log_scale if isinstance(log_scale, tuple) else (log_scale, log_scale)
+    audio_scale, text_scale = (jnp.exp(jnp.asarray(each, jnp.float32)) for each in scales)
+    strategy = choose(strategy, *audio.shape, mesh, chunk, loss="InfoNCE") if targets is None else "dense"
+    if targets is not None and ids is not None:
+        raise GlapError("InfoNCE takes targets or ids, not both: leave one out")
+    if strategy == "dense":
+        if targets is None:
+            targets = jnp.eye(len(audio)) if ids is None else joint_targets(ids)
+        weights, scores = jnp.asarray(targets, jnp.float32), cosines(audio, text)
+        loss = 0.5 * (
+            cross_entropy(scores * audio_scale, weights) + cross_entropy(scores.T * text_scale, weights.T)
+        )
+    else:
+        labels = jnp.arange(len(audio)) if ids is None else jnp.asarray(ids)
+        loss = _loss((mesh, strategy, chunk), audio, text, labels, audio_scale, text_scale)
     return loss + embedding_regulariser(audio, text) if regularise else loss
 
 
 def cross_entropy(logits: Float[Array, "B C"], targets: Float[Array, "B C"]) -> Float[Array, ""]:
     """Mean over rows of `-sum_j targets_j log softmax(logits)_j`; target rows need not sum to one."""
     return -jnp.mean(jnp.sum(targets * jax.nn.log_softmax(logits, axis=1), axis=1))
+
+
+def _same(one: Int[Array, " A"], other: Int[Array, " C"]) -> Float[Array, "A C"]:
+    return (one[:, None] == other[None, :]).astype(jnp.float32)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _loss(how: tuple, *inputs: Array) -> Float[Array, ""]:
+    """The loss under joint targets of `(audio, text, labels, audio_scale, text_scale)`."""
+    return _forward(how, *inputs)[0]
+
+
+def _forward(how: tuple, *inputs: Array) -> tuple[Array, tuple[tuple[Array, ...], Normalisers]]:
+    """Value, and what the second pass needs of the first."""
+    mesh, strategy, chunk = how
+    batch = inputs[0].shape[0]
+
+    def share(axes: tuple[str, ...], *inputs: Array) -> Any:
+        audio, text, labels, audio_scale, text_scale = inputs
+
+        def visit(home: Any, passing: tuple[Array, Array]) -> tuple[Any, Array]:
+            captions, others = passing
+            cosine, same = cosines(audio, captions), _same(labels, others)
+            sums, positive, count = home
+            sums = jnp.logaddexp(sums, jax.nn.logsumexp(cosine * audio_scale, axis=1))
+            home = sums, positive + jnp.sum(same * cosine, axis=1), count + jnp.sum(same, axis=1)
+            return home, jax.nn.logsumexp(cosine * text_scale, axis=0)
+
+        nothing = jnp.zeros(labels.shape, jnp.float32)
+        home = jnp.full(labels.shape, -jnp.inf, jnp.float32), nothing, nothing
+        (over_text, positive, count), over_audio = meet(
+            visit, home, (text, labels), axes=axes, strategy=strategy, chunk=chunk, combine="logaddexp"
+        )
+        total = jnp.sum(over_text + over_audio - (audio_scale + text_scale) * positive / count)
+        return jax.lax.psum(total, axes) if axes else total, over_text, over_audio, count
+
+    run = over_mesh(share, mesh, (True, True, True, False, False), (False, True, True, True))
+    total, *normalisers = run(*inputs)
+    return total / (2 * batch), (inputs, tuple(normalisers))
+
+
+def _backward(
+    how: tuple, saved: tuple[tuple[Array, ...], Normalisers], cotangent: Array
+) -> tuple[Array, Array, None, Array, Array]:
+    mesh, strategy, chunk = how
+
+    def share(axes: tuple[str, ...], *inputs: Array) -> Any:
+        audio, text, labels, audio_scale, text_scale, over_text, over_audio, count = inputs
+
+        def visit(home: Any, passing: tuple[Array, ...]) -> tuple[Any, Array]:
+            captions, others, normaliser = passing
+            cosine = cosines(audio, captions)
+            target = _same(labels, others) / count[:, None]
+            # What each direction's cross-entropy gives for its scaled cosines.
+            clips = jnp.exp(cosine * audio_scale - over_text[:, None]) - target
+            texts = jnp.exp(cosine * text_scale - normaliser[None, :]) - target
+            slope = clips * audio_scale + texts * text_scale
+            sums = product(slope, captions), jnp.sum(clips * cosine), jnp.sum(texts * cosine)
+            return jax.tree.map(jnp.add, home, sums), product(slope.T, audio)
+
+        nothing = jnp.zeros((), jnp.float32)
+        (d_audio, *scales), d_text = meet(
+            visit,
+            (jnp.zeros_like(audio), nothing, nothing),
+            (text, labels, over_audio),
+            axes=axes,
+            strategy=strategy,
+            chunk=chunk,
+        )
+        return d_audio, d_text, *(jax.lax.psum(x, axes) if axes else x for x in scales)
+
+    inputs, normalisers = saved
+    shared_out = (True, True, True, False, False, True, True, True)
+    gradients = over_mesh(share, mesh, shared_out, (True, True, False, False))(*inputs, *normalisers)
+    factor = cotangent / (2 * inputs[0].shape[0])
+    d_audio, d_text, d_audio_scale, d_text_scale = (factor * x for x in gradients)
+    return d_audio, d_text, None, d_audio_scale, d_text_scale
+
+
+_loss.defvjp(_forward, _backward)

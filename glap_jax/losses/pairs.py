@@ -27,8 +27,13 @@ def float32_pairs(
 
 
 def cosines(audio: Float[Array, "A E"], text: Float[Array, "C E"]) -> Float[Array, "A C"]:
-    """All dot products, in true float32: TPUs and GPUs would otherwise round the factors to bf16 or TF32."""
-    return jnp.matmul(audio, text.T, precision=jax.lax.Precision.HIGHEST)
+    """All dot products, in true float32."""
+    return product(audio, text.T)
+
+
+def product(one: Float[Array, "A I"], other: Float[Array, "I C"]) -> Float[Array, "A C"]:
+    """A matrix product in true float32: TPUs and GPUs would otherwise round the factors to bf16 or TF32."""
+    return jnp.matmul(one, other, precision=jax.lax.Precision.HIGHEST)
 
 
 def embedding_regulariser(audio: Rows, text: Rows) -> Float[Array, ""]:

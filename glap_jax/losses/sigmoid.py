@@ -1,18 +1,27 @@
-"""The pairwise sigmoid loss (SigLIP, arXiv:2303.15343; GLAP, arXiv:2506.11350), whole or in chunks."""
+"""The pairwise sigmoid loss (SigLIP, arXiv:2303.15343; GLAP, arXiv:2506.11350), on one device or a mesh."""
 
-import math
+import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from glap_jax.errors import GlapError
-from glap_jax.losses.pairs import Rows, Scalar, cosines, embedding_regulariser, float32_pairs
+from glap_jax.losses.pairs import (
+    Rows,
+    Scalar,
+    cosines,
+    embedding_regulariser,
+    float32_pairs,
+    product,
+)
+from glap_jax.losses.sharded import choose, meet, over_mesh
 
 FORMS = ("code", "paper")
-STRATEGIES = ("auto", "dense")
+Gradients = tuple[Array, Array, None, Array, Array]
 
 
 def sigmoid(
@@ -40,91 +49,92 @@ def sigmoid(
         form: the logit z of a cosine s. "code" is `s / tau + beta` (GLAP's released code and checkpoint),
             "paper" is `(s + beta) / tau` (its paper). `convert_bias` carries beta from one to the other.
         regularise: adds `embedding_regulariser(audio, text)`.
-        mesh: a mesh (axes of type Auto) over which the batch is sharded. Each device keeps its audio rows
-            and meets all captions: B must be a multiple of the number of devices. No result changes.
-        strategy: how the loss runs on a mesh: "dense", or "auto" which picks it.
-        chunk: captions at a time. No more than B * chunk logits then exist at once, forward or backward;
-            None computes all B * B together. The result is the same.
+        mesh: a mesh over all of whose axes the batch is sharded. B must be a multiple of its devices.
+        strategy: how the pairs come together; no result depends on it. "dense" computes all B * B logits in
+            one plain expression. "gather" brings all captions to every device. "ring" passes them round the
+            devices, half of them each way, together with their gradients: memory does not depend on the
+            number of devices. "auto" is dense on one device without a chunk, and on a mesh gather where the
+            captions take little memory, ring where not. All but "dense" take value and gradient in one
+            pass and have no forward-mode derivative.
+        chunk: captions at a time. No more than (a device's clips) * chunk logits then exist at once, forward
+            or backward; None is a device's share of the captions.
         ids: `B` integers; pairs with equal ids (a clip that occurs twice) are positives of one another.
             By default only the pair itself is, as in the released code.
 
-    Raises GlapError for rows that do not pair up and for an unknown form, strategy or chunk.
+    Raises GlapError for rows that do not pair up or share out, and for an unknown form, strategy or chunk.
     """
-    check_options(form, strategy, chunk)
+    _check_form(form)
     audio, text = float32_pairs(audio, text)
-    batch = audio.shape[0]
-    if mesh is not None:
-        audio, text = place(audio, text, mesh)
+    strategy = choose(strategy, *audio.shape, mesh, chunk, loss="the sigmoid loss")
     scale = 1.0 / jnp.asarray(temperature, jnp.float32)
     shift = jnp.zeros((), jnp.float32) if bias is None else jnp.asarray(bias, jnp.float32)
     if form == "paper":
         shift = shift * scale
-    labels = jnp.arange(batch) if ids is None else jnp.asarray(ids)
-
-    def block_sum(
-        columns: Float[Array, "C E"], column_labels: Int[Array, " C"], real: Array
-    ) -> Float[Array, ""]:
-        logits = cosines(audio, columns) * scale + shift
-        signed = jnp.where(labels[:, None] == column_labels[None, :], logits, -logits)
-        return -jnp.sum(jnp.where(real[None, :], jax.nn.log_sigmoid(signed), 0.0))
-
-    if chunk is None or chunk >= batch:
-        total = block_sum(text, labels, jnp.ones(batch, bool))
+    labels = jnp.arange(audio.shape[0]) if ids is None else jnp.asarray(ids)
+    if strategy == "dense":
+        signs = _signs(labels, labels)
+        total = -jnp.sum(jax.nn.log_sigmoid(signs * (cosines(audio, text) * scale + shift)))
     else:
-        total = sum_over_chunks(block_sum, text, labels, chunk)
-    loss = total / batch
+        total = _total((mesh, strategy, chunk), audio, text, labels, scale, shift)
+    loss = total / audio.shape[0]
     return loss + embedding_regulariser(audio, text) if regularise else loss
 
 
-def sum_over_chunks(
-    block_sum, text: Float[Array, "B E"], labels: Int[Array, " B"], chunk: int
+def _signs(one: Int[Array, " A"], other: Int[Array, " C"]) -> Float[Array, "A C"]:
+    """+1 where labels are equal, else -1."""
+    return jnp.where(one[:, None] == other[None, :], 1.0, -1.0).astype(jnp.float32)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _total(
+    how: tuple, audio: Array, text: Array, labels: Array, scale: Array, shift: Array
 ) -> Float[Array, ""]:
-    """Adds `block_sum` over blocks of `chunk` captions; the last one is padded and masked.
+    """Sum over all pairs of `-log sigmoid(y (s * scale + shift))`."""
+    return _one_pass(how, audio, text, labels, scale, shift)[0]
 
-    Each block is recomputed in the backward pass, so that no logits are kept between the two passes.
+
+def _one_pass(how: tuple, *inputs: Array) -> tuple[Array, Gradients]:
+    """The sum and its gradients with respect to audio, text, scale and shift.
+
+    A sum needs no backward pass of its own: a block's gradients are known when its logits are, and its
+    captions' share travels on with them. Nothing is saved but the result.
     """
-    batch = text.shape[0]
-    blocks = math.ceil(batch / chunk)
-    pad = blocks * chunk - batch
-    columns = jnp.pad(text, ((0, pad), (0, 0))).reshape(blocks, chunk, -1)
-    column_labels = jnp.pad(labels, (0, pad)).reshape(blocks, chunk)
-    real = (jnp.arange(blocks * chunk) < batch).reshape(blocks, chunk)
+    mesh, strategy, chunk = how
 
-    @jax.checkpoint
-    def add(total, block):
-        return total + block_sum(*block), None
+    def share(axes: tuple[str, ...], *inputs: Array) -> Any:
+        audio, text, labels, scale, shift = inputs
 
-    return jax.lax.scan(add, jnp.zeros((), jnp.float32), (columns, column_labels, real))[0]
+        def visit(home: Any, passing: tuple[Array, Array]) -> tuple[Any, Array]:
+            captions, others = passing
+            cosine, signs = cosines(audio, captions), _signs(labels, others)
+            logits = signs * (cosine * scale + shift)
+            slope = -signs * jax.nn.sigmoid(-logits)
+            sums = -jnp.sum(jax.nn.log_sigmoid(logits)), jnp.sum(slope * cosine), jnp.sum(slope)
+            home = jax.tree.map(jnp.add, home, (product(slope, captions), *sums))
+            return home, product(slope.T, audio)
 
+        nothing = jnp.zeros((), jnp.float32)
+        home = jnp.zeros_like(audio), nothing, nothing, nothing
+        home, d_text = meet(visit, home, (text, labels), axes=axes, strategy=strategy, chunk=chunk)
+        d_audio, *sums = home
+        return d_audio * scale, d_text * scale, *(jax.lax.psum(x, axes) if axes else x for x in sums)
 
-def place(
-    audio: Float[Array, "B E"], text: Float[Array, "B E"], mesh: Mesh
-) -> tuple[Float[Array, "B E"], Float[Array, "B E"]]:
-    """Asks the compiler for audio rows split over the whole mesh and for captions on every device.
-
-    Raises GlapError when the devices cannot share the batch evenly.
-    """
-    if audio.shape[0] % mesh.size:
-        raise GlapError(
-            f"a batch of {audio.shape[0]} pairs does not split over {mesh.size} devices: "
-            "choose a batch size that is a multiple of the number of devices"
-        )
-    split = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    constrain = jax.lax.with_sharding_constraint
-    return constrain(audio, split), constrain(text, everywhere)
+    run = over_mesh(share, mesh, (True, True, True, False, False), (True, True, False, False, False))
+    d_audio, d_text, total, d_scale, d_shift = run(*inputs)
+    return total, (d_audio, d_text, None, d_scale, d_shift)
 
 
-def check_options(form: str, strategy: str, chunk: int | None) -> None:
-    """Raises GlapError for an option of `sigmoid` that does not exist."""
+def _backward(how: tuple, gradients: Gradients, cotangent: Array) -> Gradients:
+    del how
+    return jax.tree.map(lambda x: cotangent * x, gradients)
+
+
+_total.defvjp(_one_pass, _backward)
+
+
+def _check_form(form: str) -> None:
     if form not in FORMS:
         raise GlapError(f"the sigmoid loss has no form {form!r}: choose one of {', '.join(FORMS)}")
-    if strategy not in STRATEGIES:
-        raise GlapError(
-            f"the sigmoid loss has no strategy {strategy!r}: choose one of {', '.join(STRATEGIES)}"
-        )
-    if chunk is not None and chunk < 1:
-        raise GlapError(f"the sigmoid loss cannot work in chunks of {chunk}: give a positive chunk or none")
 
 
 def convert_bias(bias: Scalar, temperature: Scalar, *, source: str, target: str) -> Scalar:
@@ -135,7 +145,7 @@ def convert_bias(bias: Scalar, temperature: Scalar, *, source: str, target: str)
     Raises GlapError for an unknown form.
     """
     for form in (source, target):
-        check_options(form, "auto", None)
+        _check_form(form)
     if source == target:
         return bias
     return bias / temperature if source == "paper" else bias * temperature

@@ -1,6 +1,7 @@
 """The sigmoid loss: chunks, forms, repeated clips, meshes, memory and bad input."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -8,10 +9,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from glap_jax import losses
 from glap_jax.errors import GlapError
+from glap_jax.losses.sharded import choose
 
 
 def unit_rows(seed, batch=12, joint=6):
@@ -109,21 +111,52 @@ def test_no_more_logits_than_batch_times_chunk_exist():
     assert largest == {None: batch * batch, chunk: batch * chunk}
 
 
-@pytest.mark.parametrize("chunk", [None, 6])
-@pytest.mark.parametrize("strategy", ["auto", "dense"])
-def test_a_sharded_batch_gives_the_same(strategy, chunk):
-    audio, text = unit_rows(3, batch=16)
-    ids = jnp.arange(16)
+MESHES = {"data": (8,), "fsdp": (1, 8), "both": (4, 2), "three": (3,)}
+
+
+@pytest.mark.parametrize(
+    ("mesh", "strategy", "chunk"),
+    [
+        *(("both", strategy, chunk) for strategy in ("gather", "ring") for chunk in (None, 1, 2, 5)),
+        *((mesh, strategy, 2) for strategy in ("gather", "ring") for mesh in ("data", "fsdp", "three")),
+    ],
+)
+def test_a_sharded_batch_gives_the_dense_value_and_gradients(mesh, strategy, chunk):
+    audio, text = unit_rows(3, batch=24)
+    ids = jnp.asarray(np.random.default_rng(0).integers(0, 15, 24), jnp.int32)
     scalars = (jnp.float32(0.1), jnp.float32(-3.0))
-    value, gradients = compiled()(audio, text, *scalars, ids)
-    mesh = jax.make_mesh((4, 2), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
-    rows = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+    value, gradients = compiled(strategy="dense", regularise=True)(audio, text, *scalars, ids)
+    shape = MESHES[mesh]
+    devices = np.asarray(jax.devices()[: math.prod(shape)]).reshape(shape)
+    mesh = Mesh(devices, ("data", "fsdp")[: len(shape)])
+    rows = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
     sharded = jax.device_put(audio, rows), jax.device_put(text, rows)
-    loss = compiled(mesh=mesh, strategy=strategy, chunk=chunk)
+    loss = compiled(mesh=mesh, strategy=strategy, chunk=chunk, regularise=True)
     on_mesh, other = loss(*sharded, *scalars, ids)
     np.testing.assert_allclose(on_mesh, value, rtol=1e-5)
     for one, two in zip(other, gradients, strict=True):
         np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-6)
+    assert other[0].sharding.is_equivalent_to(rows, 2)
+
+
+def test_one_pair_a_device_travels_one_way():
+    audio, text = unit_rows(4, batch=8)
+    inputs = (audio, text, jnp.float32(0.1), jnp.float32(-3.0), jnp.arange(8))
+    value, gradients = compiled()(*inputs)
+    mesh = Mesh(np.asarray(jax.devices()), ("data",))
+    on_mesh, other = compiled(mesh=mesh, strategy="ring")(*inputs)
+    np.testing.assert_allclose(on_mesh, value, rtol=1e-5)
+    for one, two in zip(other, gradients, strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-6)
+
+
+def test_what_auto_stands_for():
+    mesh = Mesh(np.asarray(jax.devices()), ("data",))
+    found = functools.partial(choose, "auto", loss="it")
+    assert found(4096, 1024, None, None) == "dense"
+    assert found(4096, 1024, None, 512) == "gather"
+    assert found(4096, 1024, mesh, None) == "gather"
+    assert found(8192, 1024, mesh, None) == "ring"
 
 
 def test_half_precision_rows_are_computed_in_float32():
@@ -146,7 +179,12 @@ def test_extreme_logits_stay_finite():
 
 @pytest.mark.parametrize(
     ("options", "named"),
-    [({"form": "papr"}, "papr"), ({"strategy": "ring"}, "ring"), ({"chunk": 0}, "chunks of 0")],
+    [
+        ({"form": "papr"}, "papr"),
+        ({"strategy": "rign"}, "rign"),
+        ({"strategy": "dense", "chunk": 4}, "all pairs at once"),
+        ({"chunk": 0}, "chunks of 0"),
+    ],
 )
 def test_unknown_options_are_named(options, named):
     audio, text = unit_rows(6)
@@ -156,6 +194,6 @@ def test_unknown_options_are_named(options, named):
 
 def test_a_batch_that_does_not_split_over_the_mesh_is_an_error():
     audio, text = unit_rows(7, batch=12)
-    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    mesh = Mesh(np.asarray(jax.devices()), ("data",))
     with pytest.raises(GlapError, match="12 pairs does not split over 8 devices"):
         losses.sigmoid(audio, text, temperature=0.07, bias=-10.0, mesh=mesh)
