@@ -16,6 +16,7 @@ from glap_jax.audio.dasheng import DashengConfig
 from glap_jax.encoders import AudioConfig, TextConfig
 from glap_jax.errors import GlapError
 from glap_jax.layers import Remat
+from glap_jax.losses.sharded import Strategy
 from glap_jax.pipeline.config import DataConfig, GroupConfig
 from glap_jax.text.sonar import SonarConfig
 
@@ -72,13 +73,16 @@ class LossConfig:
         positives: which pairs of a batch count as matching besides each pair itself: `pair` none (GLAP),
             `clip` those of the same recording (ML-CLAP), `caption` those of the same caption.
         regularise: GLAP's term mean|x| / ||X||_F for both towers.
-        chunk: texts per block of logits; none takes all at once.
+        strategy: how the pairs of all devices come together: `dense`, `gather`, `ring`, or `auto`, which
+            picks one by size. Results are the same.
+        chunk: captions per block of logits; none takes a device's share of them.
     """
 
     kind: Literal["sigmoid", "infonce"] = "sigmoid"
     form: Literal["code", "paper"] = "code"
     positives: Literal["pair", "clip", "caption"] = "pair"
     regularise: bool = True
+    strategy: Strategy = "auto"
     chunk: int | None = None
 
 

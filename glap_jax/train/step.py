@@ -37,22 +37,12 @@ def make_loss(config: LossConfig, mesh: Mesh | None = None) -> Loss:
         module: DualEncoder, audio: Float[Array, "B E"], text: Float[Array, "B E"], identity: Int[Array, " B"]
     ) -> Float[Array, ""]:
         shared = None if config.positives == "pair" else identity
+        how: dict[str, Any] = {"regularise": config.regularise, "ids": shared}
+        how |= {"mesh": mesh, "strategy": config.strategy, "chunk": config.chunk}
         if config.kind == "infonce":
-            targets = None if shared is None else losses.joint_targets(shared)
-            return losses.infonce(
-                audio, text, log_scale=module.log_scale(), targets=targets, regularise=config.regularise
-            )
-        return losses.sigmoid(
-            audio,
-            text,
-            temperature=module.temperature[...],
-            bias=module.bias[...],
-            form=config.form,
-            regularise=config.regularise,
-            mesh=mesh,
-            chunk=config.chunk,
-            ids=shared,
-        )
+            return losses.infonce(audio, text, log_scale=module.log_scale(), **how)
+        temperature, bias = module.temperature[...], module.bias[...]
+        return losses.sigmoid(audio, text, temperature=temperature, bias=bias, form=config.form, **how)
 
     return loss
 
