@@ -6,6 +6,7 @@ which the training clips hold other recordings.
 
 from glap_jax.audio.dasheng import DashengConfig
 from glap_jax.config import (
+    AugmentConfig,
     DataConfig,
     GroupConfig,
     LossConfig,
@@ -37,9 +38,7 @@ config = TrainConfig(
         language="true",
         translations=0.15,
         min_seconds=0.1,
-        gain_decibels=6.0,
-        speed=0.15,
-        shift_seconds=0.1,
+        augment=AugmentConfig(gain_decibels=6.0, speed=0.15, shift_seconds=0.1),
     ),
     # Many clips say the same word: they are positives of one another.
     loss=LossConfig(positives="caption", regularise=False),

@@ -17,15 +17,24 @@ from glap_jax.encoders import AudioConfig, TextConfig
 from glap_jax.errors import GlapError
 from glap_jax.layers import Remat
 from glap_jax.losses.sharded import Strategy
-from glap_jax.pipeline.config import DataConfig, GroupConfig
+from glap_jax.pipeline.config import (
+    AugmentConfig,
+    BackgroundConfig,
+    DataConfig,
+    GroupConfig,
+    NoiseConfig,
+)
 from glap_jax.text.sonar import SonarConfig
 
 __all__ = [
     "AudioConfig",
+    "AugmentConfig",
+    "BackgroundConfig",
     "DataConfig",
     "GroupConfig",
     "LossConfig",
     "ModelConfig",
+    "NoiseConfig",
     "OptimizerConfig",
     "TextConfig",
     "TrainConfig",

@@ -3,11 +3,13 @@
 import dataclasses
 import re
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from glap_jax.errors import GlapError
+from glap_jax.pipeline import templates
 from glap_jax.pipeline.bad import BadClip
 from glap_jax.pipeline.config import DataConfig
 from glap_jax.text.languages import LANGUAGES, position
@@ -32,10 +34,12 @@ class Caption:
 
 @dataclasses.dataclass(frozen=True)
 class Captions:
-    """All captions of a clip: its own (at least one) and usable translations, one of each language."""
+    """All captions of a clip: its own, usable translations, one of each language, and the templates that its
+    fields fill. There is at least one that is own or filled."""
 
     own: tuple[Caption, ...]
     translations: tuple[Caption, ...]
+    filled: tuple[Caption, ...] = ()
 
 
 def check_language(config: DataConfig) -> None:
@@ -47,16 +51,20 @@ def check_language(config: DataConfig) -> None:
             raise GlapError(f"config: 'data.language' is neither 'true' nor an NLLB code: {error}") from None
 
 
-def read_captions(metadata: dict[str, Any], *, language: str, translated: bool = True) -> Captions:
+def read_captions(
+    metadata: dict[str, Any], *, language: str, translated: bool = True, patterns: Sequence[str] = ()
+) -> Captions:
     """The captions in a clip's json.
 
-    Its own ones are `captions` (a list), else `caption`, else `text`; their language is the json's field
-    `language`, English where absent. `caption_<NLLB code>` are translations; broken ones are left out.
+    Its own ones are `captions` (a list), else `caption`, else `text`; their language, and that of filled
+    templates, is the json's field `language`, English where absent. `caption_<NLLB code>` are translations;
+    broken ones are left out.
 
     Args:
         metadata: the json.
         language: code told with every caption, or `true` for each caption's own.
         translated: read the translations too (looking for broken ones takes time).
+        patterns: templates to fill.
 
     Raises:
         BadClip: no_text, not_text, or unknown_language (only where the true language is told).
@@ -66,12 +74,14 @@ def read_captions(metadata: dict[str, Any], *, language: str, translated: bool =
     if tell_true and (not isinstance(spoken, str) or spoken not in LANGUAGES):
         raise BadClip("unknown_language", f"'{LANGUAGE_FIELD}' is {spoken!r:.40}, which is no NLLB code")
     field = next((name for name in OWN_FIELDS if metadata.get(name) is not None), None)
-    if field is None:
-        raise BadClip("no_text", f"json has none of {', '.join(OWN_FIELDS)}")
     told = spoken if tell_true else language
-    own = tuple(Caption(text, told) for text in dict.fromkeys(_texts(field, metadata[field])))
-    if not own:
-        raise BadClip("no_text", f"'{field}' is empty")
+    texts = [] if field is None else _texts(field, metadata[field])
+    own = tuple(Caption(text, told) for text in dict.fromkeys(texts))
+    texts = _texts("templates", templates.fill(patterns, metadata))
+    filled = tuple(Caption(text, told) for text in dict.fromkeys(texts))
+    if not own and not filled:
+        absent = f"json has none of {', '.join(OWN_FIELDS)}" if field is None else f"'{field}' is empty"
+        raise BadClip("no_text", absent + (" and not all fields of any template" if patterns else ""))
     translations = []
     for name, value in metadata.items():
         found = _TRANSLATION.fullmatch(name)
@@ -83,24 +93,47 @@ def read_captions(metadata: dict[str, Any], *, language: str, translated: bool =
             continue
         texts = [text for text in _texts(name, value) if not is_broken(text)]
         translations += [Caption(text, found[1] if tell_true else language) for text in texts[:1]]
-    return Captions(own, tuple(translations))
+    return Captions(own, tuple(translations), filled)
 
 
-def draw(metadata: dict[str, Any], rng: np.random.Generator, *, config: DataConfig) -> Caption:
+def read_fixed(metadata: dict[str, Any], *, config: DataConfig) -> Captions:
+    """The captions that evaluation shows, the same every time: a clip without own ones has the first of
+    `config.templates` that its fields fill.
+
+    Raises:
+        BadClip: as `read_captions`.
+    """
+    captions = read_captions(metadata, language=config.language, patterns=config.templates)
+    return captions if captions.own else dataclasses.replace(captions, own=captions.filled[:1])
+
+
+def draw(
+    metadata: dict[str, Any], rng: np.random.Generator, *, config: DataConfig, translated: bool = True
+) -> Caption:
     """One caption for a training example: each of n translations with probability `config.translations` / n,
-    else one of the clip's own. Longer ones than `config.max_characters` are left out.
+    else one of `config.templates` that the clip's fields fill, else, where there is none, one of the clip's
+    own. Captions longer than `config.max_characters` are left out, and translations unless `translated`.
 
     Raises:
         BadClip: as `read_captions`, and long_text.
     """
     translate, choice = rng.random(), rng.random()
-    captions = read_captions(metadata, language=config.language, translated=translate < config.translations)
+    captions = read_captions(
+        metadata,
+        language=config.language,
+        translated=translated and translate < config.translations,
+        patterns=config.templates,
+    )
     longest = config.max_characters
-    own = [caption for caption in captions.own if len(caption.text) <= longest]
+
+    def short(found: tuple[Caption, ...]) -> list[Caption]:
+        return [caption for caption in found if len(caption.text) <= longest]
+
+    own = short(captions.filled) or short(captions.own)
     if not own:
-        length = min(len(caption.text) for caption in captions.own)
+        length = min(len(caption.text) for caption in captions.filled + captions.own)
         raise BadClip("long_text", f"{length} characters are more than {longest}")
-    choices = [caption for caption in captions.translations if len(caption.text) <= longest] or own
+    choices = short(captions.translations) or own
     return choices[int(choice * len(choices))]
 
 

@@ -2,8 +2,21 @@
 
 import dataclasses
 import math
+from typing import Any
 
 from glap_jax.errors import GlapError
+from glap_jax.pipeline import templates
+
+
+def _check(config: Any, where: str, **limits: tuple[float, float]) -> None:
+    """Refuses fields of `config` that lie outside of their limits, and ranges whose ends are swapped."""
+    for name, (least, most) in limits.items():
+        value = getattr(config, name)
+        ends = value if isinstance(value, tuple) else (value, value)
+        if not all(least <= end <= most for end in ends):
+            raise GlapError(f"config: '{where}.{name}' is {value}; it must lie in {least:g} to {most:g}")
+        if ends[0] > ends[1]:
+            raise GlapError(f"config: '{where}.{name}' is {value}; put the smaller number first")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +36,120 @@ class GroupConfig:
     def __post_init__(self) -> None:
         if not self.weight > 0:
             raise GlapError(f"config: group '{self.name}' has weight {self.weight}; give more than 0")
+
+
+@dataclasses.dataclass(frozen=True)
+class BackgroundConfig:
+    """Another clip laid under a training clip, and its caption joined to that clip's (CLARA).
+
+    The mixture is weight * clip + (1 - weight) * background, as long as the clip; a shorter background is
+    repeated. A background that cannot be used counts as a bad clip, and the clip stays as it is.
+
+    Attributes:
+        probability: share of the clips that are mixed.
+        shards: tar files or glob patterns of the backgrounds, relative to `DataConfig.root`.
+        groups: training groups whose clips are mixed; none means all.
+        weight: range that the clip's weight is drawn from (CLARA: 0.01 to 0.8).
+        captions: templates of the joined caption, one of which is drawn: `{caption}` is the clip's caption,
+            `{background}` one of the background, other fields are the clip's. The language told is that of
+            the clip's caption. A clip whose joined caption is longer than `max_characters` is not mixed.
+    """
+
+    probability: float = 0.0
+    shards: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    weight: tuple[float, float] = (0.01, 0.8)
+    captions: tuple[str, ...] = ("{caption}, background {background}",)
+
+    def __post_init__(self) -> None:
+        where = "data.augment.background"
+        _check(self, where, probability=(0, 1), weight=(0, 1))
+        if self.probability and not (self.shards and self.captions):
+            raise GlapError(
+                f"config: '{where}.probability' is {self.probability} and '{where}.shards' or "
+                f"'{where}.captions' is empty; name what is mixed in, and how captions are joined"
+            )
+        templates.check(self.captions, f"{where}.captions", needed="background")
+
+
+@dataclasses.dataclass(frozen=True)
+class NoiseConfig:
+    """Noise laid under training clips, at a drawn ratio of the clip's power to that of the noise.
+
+    Attributes:
+        probability: share of the clips that get noise.
+        shards: tar files or glob patterns of recorded noise, relative to `DataConfig.root`; captions are not
+            read, and a recording that cannot be used counts as a bad clip. None makes noise up.
+        decibels: range of the ratio.
+        slope: range of the spectrum's slope in decibels an octave, of noise that is made up: 0 is white, -3
+            pink, -6 brown.
+    """
+
+    probability: float = 0.0
+    shards: tuple[str, ...] = ()
+    decibels: tuple[float, float] = (5.0, 30.0)
+    slope: tuple[float, float] = (-6.0, 0.0)
+
+    def __post_init__(self) -> None:
+        every = (-100, 100)
+        _check(self, "data.augment.noise", probability=(0, 1), decibels=every, slope=every)
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentConfig:
+    """Random changes of training clips, in the order in which they are made; evaluation makes none.
+
+    Each is off unless asked for. Each has random numbers of its own: to switch one on, off or to other ranges
+    does not alter what is drawn for the others, for the crop and for the caption.
+
+    Attributes:
+        background: another clip laid under, with a joined caption.
+        speed: each clip is played faster or slower by up to this share, its pitch with it; 0 turns it off.
+        pitch_probability: share of the clips whose pitch is moved, their length kept.
+        pitch_semitones: by up to this much, up or down.
+        reverb_probability: share of the clips that are put into a room: decaying noise as its response.
+        reverb_seconds: range of the time in which the room's sound falls by 60 dB.
+        reverb_decibels: range of the direct sound's level over that of the room.
+        noise: recorded or made-up noise.
+        gain_decibels: each clip is scaled by a random gain within +- this many dB; 0 turns it off.
+        clipping_probability: share of the clips whose peaks are cut off, as by an overloaded input.
+        clipping_decibels: range of how far below the highest peak.
+        mask_probability: share of the clips of which a stretch is silenced.
+        mask_seconds: longest stretch.
+        shift_seconds: up to so much silence comes before a clip that leaves room; 0 turns it off.
+    """
+
+    background: BackgroundConfig = BackgroundConfig()
+    speed: float = 0.0
+    pitch_probability: float = 0.0
+    pitch_semitones: float = 4.0
+    reverb_probability: float = 0.0
+    reverb_seconds: tuple[float, float] = (0.1, 0.8)
+    reverb_decibels: tuple[float, float] = (0.0, 15.0)
+    noise: NoiseConfig = NoiseConfig()
+    gain_decibels: float = 0.0
+    clipping_probability: float = 0.0
+    clipping_decibels: tuple[float, float] = (1.0, 12.0)
+    mask_probability: float = 0.0
+    mask_seconds: float = 0.5
+    shift_seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check(
+            self,
+            "data.augment",
+            speed=(0, 0.5),
+            pitch_probability=(0, 1),
+            pitch_semitones=(0, 24),
+            reverb_probability=(0, 1),
+            reverb_seconds=(1e-3, 60),
+            reverb_decibels=(-100, 100),
+            gain_decibels=(0, 100),
+            clipping_probability=(0, 1),
+            clipping_decibels=(0, 100),
+            mask_probability=(0, 1),
+            mask_seconds=(0, math.inf),
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,9 +173,10 @@ class DataConfig:
             caption's own.
         translations: total probability of drawing one of a caption's n translations (GLAP: 0.1,
             each 0.1 / n).
-        gain_decibels: training scales each clip by a random gain within +- this many dB; 0 turns it off.
-        speed: training plays each clip faster or slower by up to this share; 0 turns it off.
-        shift_seconds: training puts up to so much silence before a clip that leaves room; 0 turns it off.
+        templates: captions to be filled from a clip's json, such as `A {gender} saying {text}`, or
+            `{speaker.gender}` for an inner object. Of those whose fields are all there, training draws one in
+            place of the clip's own captions; evaluation takes the first where the clip has no own caption.
+        augment: random changes of training clips.
         workers: decoding processes; 0 decodes in the training process.
         bad_share: the run stops when more than this share of the clips read so far was bad.
     """
@@ -66,31 +194,27 @@ class DataConfig:
     max_tokens: int = 64
     language: str = "eng_Latn"
     translations: float = 0.1
-    gain_decibels: float = 0.0
-    speed: float = 0.0
-    shift_seconds: float = 0.0
+    templates: tuple[str, ...] = ()
+    augment: AugmentConfig = AugmentConfig()
     workers: int = 0
     bad_share: float = 0.1
 
     def __post_init__(self) -> None:
-        for name, least, most in (
-            ("sample_rate", 1, 192_000),
-            ("crop_seconds", 1e-3, math.inf),
-            ("eval_seconds", 1e-3, math.inf),
-            ("min_seconds", 0, min(self.crop_seconds, self.eval_seconds)),
-            ("max_characters", 1, math.inf),
-            ("max_tokens", 3, math.inf),
-            ("translations", 0, 1),
-            ("gain_decibels", 0, math.inf),
-            ("speed", 0, 0.5),
-            ("shift_seconds", 0, self.crop_seconds),
-            ("workers", 0, math.inf),
-            ("bad_share", 0, 1),
-        ):
-            if not least <= getattr(self, name) <= most:
-                raise GlapError(
-                    f"config: 'data.{name}' is {getattr(self, name)}; it must lie in {least:g} to {most:g}"
-                )
+        _check(
+            self,
+            "data",
+            sample_rate=(1, 192_000),
+            crop_seconds=(1e-3, math.inf),
+            eval_seconds=(1e-3, math.inf),
+            min_seconds=(0, min(self.crop_seconds, self.eval_seconds)),
+            max_characters=(1, math.inf),
+            max_tokens=(3, math.inf),
+            translations=(0, 1),
+            workers=(0, math.inf),
+            bad_share=(0, 1),
+        )
+        _check(self.augment, "data.augment", shift_seconds=(0, self.crop_seconds))
+        templates.check(self.templates, "data.templates")
         for groups in (self.train, self.test):
             if len({group.name for group in groups}) < len(groups):
                 raise GlapError("config: two groups of 'data' have the same name; name them apart")

@@ -7,16 +7,17 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from glap_jax.pipeline.augment import augment
+from glap_jax.pipeline.augment import Augmenter
 from glap_jax.pipeline.bad import BadClip
-from glap_jax.pipeline.captions import DEFAULT_LANGUAGE, LANGUAGE_FIELD, Captions, draw, read_captions
+from glap_jax.pipeline.captions import DEFAULT_LANGUAGE, LANGUAGE_FIELD, Captions, draw, read_fixed
 from glap_jax.pipeline.config import DataConfig
 from glap_jax.pipeline.decode import check_peak, decode
 from glap_jax.pipeline.sources import Record
 
 # A flat dict, as Grain expects. All have the same fields: `key`, `shard`; `clip`, `caption`, `group` (ints);
-# `reason` and `detail` (empty unless bad), `cut` (the caption was cut), `waveform` (float32; none when bad),
-# `ids` (int32; filled in training), `captions` (filled in evaluation).
+# `reason` and `detail` (empty unless bad), `refused` (recordings that could not be mixed in), `cut` (the
+# caption was cut), `waveform` (float32; none when bad), `ids` (int32; filled in training), `captions` (filled
+# in evaluation).
 Example = dict[str, Any]
 
 
@@ -43,6 +44,7 @@ class TrainingExample:
     config: DataConfig
     group: int
     tokenizer: Tokenizer
+    augment: Augmenter
 
     def __call__(self, record: Record, rng: np.random.Generator) -> Example:
         """The example, or what is wrong with the clip under `reason` and `detail`."""
@@ -52,7 +54,6 @@ class TrainingExample:
         config = self.config
         position = rng.random()
         caption = draw(record.metadata, rng, config=config)
-        ids = self.tokenizer.encode(caption.text, language=caption.language)
         waveform = decode(
             record.audio,
             sample_rate=config.sample_rate,
@@ -62,9 +63,13 @@ class TrainingExample:
         )
         if config.drop_clipped:
             check_peak(waveform)
-        waveform = augment(waveform, rng, config=config)
+        name = config.train[self.group].name
+        changed = self.augment(waveform, caption, rng, metadata=record.metadata, group=name)
+        caption = changed.caption
+        ids = self.tokenizer.encode(caption.text, language=caption.language)
         return {
-            "waveform": waveform,
+            "waveform": changed.waveform,
+            "refused": changed.refused,
             "caption": identity(caption.language, caption.text),
             "ids": np.asarray(self.tokenizer.cut(ids, config.max_tokens), np.int32),
             "cut": len(ids) > config.max_tokens,
@@ -84,7 +89,7 @@ class EvaluationExample:
 
     def _make(self, record: Record) -> Example:
         config = self.config
-        captions = read_captions(record.metadata, language=config.language)
+        captions = read_fixed(record.metadata, config=config)
         waveform = decode(
             record.audio,
             sample_rate=config.sample_rate,
@@ -107,6 +112,7 @@ def _example(record: Record, group: int, make: Callable[[], Example]) -> Example
         "group": group,
         "reason": "",
         "detail": "",
+        "refused": (),
         "cut": False,
         "waveform": np.zeros(0, np.float32),
         "ids": np.zeros(0, np.int32),

@@ -15,6 +15,7 @@ import numpy as np
 from absl import flags
 
 from glap_jax.errors import GlapError
+from glap_jax.pipeline.augment import Augmenter
 from glap_jax.pipeline.bad import Ledger
 from glap_jax.pipeline.captions import check_language
 from glap_jax.pipeline.config import DataConfig
@@ -38,16 +39,18 @@ def examples(config: DataConfig, *, seed: int, tokenizer: Tokenizer) -> grain.Ma
     rounds the ratio of a weight to the smallest one down to hundredths.
 
     Raises:
-        GlapError: no groups, weights or language that make no sense, shards that cannot be read.
+        GlapError: no groups, weights, language or background groups that make no sense, shards that cannot be
+            read.
     """
     if not config.train:
         raise GlapError("config: 'data.train' names no groups; give at least one GroupConfig")
     check_language(config)
+    augment = Augmenter.open(config)
     streams = []
     for number, group in enumerate(config.train):
         source = TarSource(find_shards(group.shards, config.root))
         stream = grain.MapDataset.source(source).shuffle(seed=_seed(seed, group.name, "order"))
-        make = TrainingExample(config, number, tokenizer)
+        make = TrainingExample(config, number, tokenizer, augment)
         streams.append(stream.random_map(make, seed=_seed(seed, group.name, "draws")).repeat())
     return grain.MapDataset.mix(streams, weights=[group.weight for group in config.train])
 
@@ -189,7 +192,9 @@ def _stop(running: list[grain.DatasetIterator[Example]]) -> None:
 
 
 def is_good(example: Example, ledger: Ledger) -> bool:
-    """Counts the example; False where it is bad."""
+    """Counts the example, and as bad each recording that was to be mixed into it; False where it is bad."""
+    for name, reason, detail in example["refused"]:
+        ledger.skip(name, reason, detail)
     if example["reason"]:
         ledger.skip(f"{example['shard']}:{example['key']}", example["reason"], example["detail"])
         return False
