@@ -1,16 +1,22 @@
 """CLARA 100M: a Perceiver over log-mels and a text transformer, InfoNCE with a temperature each way.
 
 Put tar shards into `data/clara` (data/README.md says how they look), or give another: `--data.root DIR`.
+Speech is in `train-speech*.tar`, with the fields that the templates below name as far as they are known; all
+else is in `train-sound*.tar` and is also laid under the speech.
 The tokenizer is the file `tokenizer.json` of CLARA's own, which its repository builds from Whisper's pieces:
 `Tokeniser().tokeniser.save_pretrained("data/clara")`.
 
-Source: CLARA faec8a5, config/config/model/pl_clara_100M.yaml, and the paper (48 kHz). The reference also
-drops half of the tokens in training, restarts its cosine every 5000 steps, and mixes, masks and distorts the
-audio.
+Source: CLARA faec8a5, config/config/model/pl_clara_100M.yaml, and the paper (48 kHz), which mixes speech
+with sounds at weights of 0.01 to 0.8, joins their captions, builds captions from metadata, and adds rooms,
+clipping, masking and changes of pitch. Its released code does none of it, so that probabilities, ranges (but
+for the weight's) and the wording of most templates are chosen here. The reference also drops half of the
+tokens in training and restarts its cosine every 5000 steps.
 """
 
 from glap_jax.audio.clara import ClaraAudioConfig
 from glap_jax.config import (
+    AugmentConfig,
+    BackgroundConfig,
     DataConfig,
     GroupConfig,
     LossConfig,
@@ -21,6 +27,16 @@ from glap_jax.config import (
 from glap_jax.text.clara import ClaraTextConfig
 
 RATE = 48_000
+
+TEMPLATES = (
+    "A {gender} saying {transcription} in a {emotion} voice",
+    "A {gender} saying {transcription}",
+    "A person saying {transcription} in a {emotion} voice",
+    "A person saying {transcription}",
+    "A {age} year old saying {transcription}",
+    "A {gender} talking in a {emotion} voice",
+    "The sound of {label}",
+)
 
 config = TrainConfig(
     name="clara",
@@ -33,12 +49,28 @@ config = TrainConfig(
     ),
     data=DataConfig(
         root="data/clara",
-        train=(GroupConfig("train", ("train-*.tar",)),),
+        train=(GroupConfig("speech", ("train-speech*.tar",)), GroupConfig("sound", ("train-sound*.tar",))),
         test=(GroupConfig("test", ("test-*.tar",)),),
         tokenizer="tokenizer.json",
         sample_rate=RATE,
         max_tokens=256,
         language="true",
+        templates=TEMPLATES,
+        augment=AugmentConfig(
+            background=BackgroundConfig(
+                probability=0.3,
+                shards=("train-sound*.tar",),
+                groups=("speech",),
+                captions=(
+                    "A person saying {transcription}, background {background}",
+                    "{caption}, background {background}",
+                ),
+            ),
+            pitch_probability=0.2,
+            reverb_probability=0.2,
+            clipping_probability=0.1,
+            mask_probability=0.2,
+        ),
         workers=8,
     ),
     loss=LossConfig(kind="infonce", regularise=False),

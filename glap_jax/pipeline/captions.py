@@ -125,15 +125,11 @@ def draw(
         patterns=config.templates,
     )
     longest = config.max_characters
-
-    def short(found: tuple[Caption, ...]) -> list[Caption]:
-        return [caption for caption in found if len(caption.text) <= longest]
-
-    own = short(captions.filled) or short(captions.own)
+    own = _shorter(captions.filled, longest) or _shorter(captions.own, longest)
     if not own:
         length = min(len(caption.text) for caption in captions.filled + captions.own)
         raise BadClip("long_text", f"{length} characters are more than {longest}")
-    choices = short(captions.translations) or own
+    choices = _shorter(captions.translations, longest) or own
     return choices[int(choice * len(choices))]
 
 
@@ -142,6 +138,10 @@ def is_broken(text: str) -> bool:
     data = text.encode()
     counts = Counter(data[start : start + 4] for start in range(len(data) - 3))
     return max(counts.values(), default=0) > LARGEST_REPEAT
+
+
+def _shorter(captions: tuple[Caption, ...], longest: int) -> list[Caption]:
+    return [caption for caption in captions if len(caption.text) <= longest]
 
 
 def _texts(field: str, value: Any) -> list[str]:

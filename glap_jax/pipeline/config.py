@@ -8,7 +8,7 @@ from glap_jax.errors import GlapError
 from glap_jax.pipeline import templates
 
 
-def _check(config: Any, where: str, **limits: tuple[float, float]) -> None:
+def _check(config: Any, where: str, **limits: tuple[float | int, float | int]) -> None:
     """Refuses fields of `config` that lie outside of their limits, and ranges whose ends are swapped."""
     for name, (least, most) in limits.items():
         value = getattr(config, name)

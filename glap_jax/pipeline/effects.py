@@ -98,23 +98,29 @@ def stretch(waveform: Waveform, *, factor: float, window: int) -> Float[np.ndarr
     """
     hop = window // 4
     hann = (0.5 - 0.5 * np.cos(2.0 * np.pi * np.arange(window) / window)).astype(np.float32)
-    padded = np.pad(waveform, (window, 2 * window))
+    # Half a window of zeros puts the middle of the first window on the first sample, of clip and result.
+    padded = np.pad(waveform, (window // 2, 2 * window))
     frames = np.fft.rfft(np.lib.stride_tricks.sliding_window_view(padded, window)[::hop] * hann)
     places = np.arange(0.0, len(frames) - 1.0, 1.0 / factor)
     before = places.astype(np.int64)
     share = (places - before).astype(np.float32)[:, None]
-    first, second = frames[before], frames[before + 1]
-    amplitude = np.abs(first) * (1.0 - share) + np.abs(second) * share
-    # Two frames of the result lie as far apart as two of the clip, so its phase moves on as there.
-    advance = np.angle(second * first.conj())
-    phase = np.cumsum(advance, axis=0) - advance
-    pieces = (np.fft.irfft(amplitude * np.exp(1j * phase), window) * hann).reshape(-1, 4, hop)
+    amplitudes, phases = np.abs(frames), np.angle(frames)
+    amplitude = amplitudes[before] * (1.0 - share) + amplitudes[before + 1] * share
+    # Two windows of the result lie as far apart as two of the clip, so its phase moves on as there.
+    advance = phases[before + 1] - phases[before]
+    phase = phases[0] + np.cumsum(advance, axis=0) - advance
+    pieces = np.fft.irfft(amplitude * np.exp(1j * phase), window) * hann
+    result, weight = _overlap(pieces, hop), _overlap(np.broadcast_to(hann**2, pieces.shape), hop)
+    kept = slice(window // 2, window // 2 + round(factor * len(waveform)))
+    return result[kept] / weight[kept]
+
+
+def _overlap(pieces: Float[np.ndarray, "S N"], hop: int) -> Float[np.ndarray, " T"]:
+    """Sum of pieces of 4 hops that each start a hop after the one before."""
     result = np.zeros((len(pieces) + 3, hop), np.float32)
     for quarter in range(4):
-        result[quarter : quarter + len(pieces)] += pieces[:, quarter]
-    # Four overlapping squares of the window sum to 1.5; middles of windows move by `factor`.
-    start = round((factor + 1.0) * window / 2.0)
-    return result.reshape(-1)[start : start + round(factor * len(waveform))] / np.float32(1.5)
+        result[quarter : quarter + len(pieces)] += pieces[:, quarter * hop : (quarter + 1) * hop]
+    return result.reshape(-1)
 
 
 def _energy(waveform: Waveform) -> float:

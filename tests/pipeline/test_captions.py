@@ -6,7 +6,7 @@ import pytest
 from glap_jax.config import DataConfig
 from glap_jax.errors import GlapError
 from glap_jax.pipeline.bad import BadClip
-from glap_jax.pipeline.captions import Caption, check_language, draw, is_broken, read_captions
+from glap_jax.pipeline.captions import Caption, check_language, draw, is_broken, read_captions, read_fixed
 
 
 def texts(captions):
@@ -97,6 +97,54 @@ def test_long_captions_are_left_out():
     }
     with pytest.raises(BadClip, match="long_text: 11 characters"):
         draw({"captions": ["x" * 12, "y" * 11]}, rng, config=config)
+
+
+TEMPLATES = ("A {gender} saying {text}", "{gender} voice", "a {age} year old")
+
+
+def test_templates_take_the_place_of_own_captions_in_training():
+    config = DataConfig(templates=TEMPLATES, language="true", translations=0.2)
+    metadata = {"text": "ahoj", "language": "ces_Latn", "gender": "man", "caption_eng_Latn": "hello"}
+    rng = np.random.default_rng(0)
+    count = 8000
+    counts = Counter(draw(metadata, rng, config=config) for _ in range(count))
+    shares = {
+        Caption("A man saying ahoj", "ces_Latn"): 0.4,
+        Caption("man voice", "ces_Latn"): 0.4,
+        Caption("hello", "eng_Latn"): 0.2,
+    }
+    assert counts.keys() == shares.keys()
+    for caption, share in shares.items():
+        # Four standard deviations.
+        assert counts[caption] / count == pytest.approx(share, abs=4 * np.sqrt(share * (1 - share) / count))
+    assert draw(metadata, rng, config=config, translated=False).language == "ces_Latn"
+
+
+def test_clips_without_a_usable_template_keep_their_captions():
+    config = DataConfig(templates=TEMPLATES, max_characters=14)
+    rng = np.random.default_rng(0)
+    assert draw({"text": "ahoj"}, rng, config=config).text == "ahoj"
+    assert {draw({"text": "ahoj", "gender": "man"}, rng, config=config).text for _ in range(20)} == {
+        "man voice"
+    }
+    # Filled templates that are too long are not usable.
+    assert draw({"text": "ahoj", "gender": "gentleman"}, rng, config=config).text == "ahoj"
+    assert draw({"age": 30}, rng, config=config).text == "a 30 year old"
+    with pytest.raises(BadClip, match=r"no_text: json has none of .* and not all fields of any template"):
+        draw({"emotion": "sad"}, rng, config=config)
+    with pytest.raises(BadClip, match="long_text: 15 characters are more than 14"):
+        draw({"gender": "x" * 9}, rng, config=config)
+    with pytest.raises(BadClip, match="not_text: 'templates' holds a lone surrogate"):
+        draw({"text": "ahoj", "gender": "\ud800"}, rng, config=config)
+
+
+def test_evaluation_fills_the_first_template_for_a_clip_without_captions():
+    config = DataConfig(templates=TEMPLATES)
+    assert texts(read_fixed({"text": "ahoj", "gender": "man"}, config=config).own) == ["ahoj"]
+    assert texts(read_fixed({"age": 30, "gender": "man"}, config=config).own) == ["man voice"]
+    assert texts(read_fixed({"age": 30}, config=config).own) == ["a 30 year old"]
+    with pytest.raises(BadClip, match="no_text"):
+        read_fixed({"name": "x"}, config=config)
 
 
 def test_unknown_configured_language():

@@ -9,7 +9,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from glap_jax.config import GroupConfig
+from glap_jax.config import AugmentConfig, BackgroundConfig, GroupConfig, NoiseConfig
 from glap_jax.errors import GlapError
 from glap_jax.pipeline import loader
 
@@ -139,7 +139,7 @@ def test_an_epoch_loses_and_repeats_nothing(config, tokenizer):
 
 
 def test_draws_are_fresh_each_epoch_and_follow_the_seed(config, tokenizer):
-    config = dataclasses.replace(config, train=config.train[:1], gain_decibels=6.0)
+    config = dataclasses.replace(config, train=config.train[:1], augment=AugmentConfig(gain_decibels=6.0))
     stream = loader.examples(config, seed=1, tokenizer=tokenizer)
     clips = [stream[index] for index in range(8 * 20)]
     one = [clip["waveform"] for clip in clips if clip["key"] == "a00"]
@@ -187,6 +187,13 @@ def test_state_of_another_number_of_processes(config, tokenizer):
 
 @pytest.mark.slow
 def test_workers_change_nothing(spoiled, tokenizer):
+    augment = AugmentConfig(
+        background=BackgroundConfig(probability=0.5, shards=("d.tar", "c-0.tar")),
+        noise=NoiseConfig(probability=0.5),
+        reverb_probability=0.5,
+        shift_seconds=0.1,
+    )
+    spoiled = dataclasses.replace(spoiled, augment=augment)
     alone = training(spoiled, tokenizer)
     first, middle, last = take(alone, 4), alone.get_state(), take(alone, 4)
     helped = training(dataclasses.replace(spoiled, workers=2), tokenizer)

@@ -30,7 +30,7 @@ def shrunk(name: str, out: Path, **model) -> configs.TrainConfig:
     data = dataclasses.replace(
         config.data,
         root=str(SAMPLES),
-        train=(GroupConfig("english", ("train-speech_english-*.tar",)),),
+        train=(GroupConfig("speech", ("train-speech_english-*.tar",)),),
         test=(),
         tokenizer="spm.model",
         crop_seconds=0.5,
