@@ -233,7 +233,7 @@ def override(config: T, words: Sequence[str]) -> T:
             type(config), words, prog="glap-jax train CONFIG", default=config, description=about
         )
     except GlapError as error:
-        raise GlapError(f"config: {error}") from None
+        raise GlapError(f"config: {str(error).removeprefix('config: ')}") from None
 
 
 def to_json(config: Any) -> str:

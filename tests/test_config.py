@@ -73,7 +73,7 @@ def test_overrides_are_typed_and_nested():
         (["--batch", "10", "--accumulation", "4"], "batch 10 cannot be cut into 4"),
         (["--steps", "0"], "'steps' is 0"),
         (["--data.translations", "1.5"], r"data\.translations.*1\.5"),
-        (["--data.templates", "A {}"], r"'data\.templates': template 'A {}' has braces"),
+        (["--data.templates", "A {}"], r"^config: 'data\.templates': template 'A {}' has braces"),
         (["--data.augment.noise.decibels", "9", "5"], r"noise\.decibels' is \(9\.0, 5\.0\); put the smaller"),
     ],
 )

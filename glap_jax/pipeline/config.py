@@ -79,7 +79,7 @@ class NoiseConfig:
     Attributes:
         probability: share of the clips that get noise.
         shards: tar files or glob patterns of recorded noise, relative to `DataConfig.root`; captions are not
-            read, and a recording that cannot be used counts as a bad clip. None makes noise up.
+            read, and a recording that cannot be used counts as a bad clip. Without any, noise is made up.
         decibels: range of the ratio.
         slope: range of the spectrum's slope in decibels an octave, of noise that is made up: 0 is white, -3
             pink, -6 brown.
