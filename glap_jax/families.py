@@ -11,7 +11,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from glap_jax.convert.checkpoint import Checkpoint, in_memory
-from glap_jax.convert.engine import export, fill
+from glap_jax.convert.engine import export, fill, materialise
 from glap_jax.convert.layout import LAYOUT
 from glap_jax.convert.rules import Table
 from glap_jax.convert.spelling import canonical, choose
@@ -75,6 +75,18 @@ def from_torch(
         GlapError: an unknown family or argument, or tensors that do not fit, all problems in one line.
     """
     source = in_memory(state_dict)
+    return materialise(open_module(family, source, config, compat, dtype=dtype), source.where)
+
+
+def open_module(
+    family: str,
+    source: Checkpoint,
+    config: Mapping[str, Any] | None = None,
+    compat: bool = False,
+    *,
+    dtype: DTypeLike = jnp.float32,
+) -> nnx.Module:
+    """`from_torch` whose parameters are still where `source` reads them from: `Lazy`, for `folder.save`."""
     config = source.config if config is None else config
     module = family_module(family)
     number, names = explained(module, source)

@@ -5,38 +5,27 @@ That is `spm.model` (SentencePiece) or `tokenizer.json`.
 `save` writes one, whole or not at all; `load_module` reads it back, strictly.
 """
 
-import contextlib
-import errno
 import json
-import logging
-import os
 import shutil
-import sys
-from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 import glap_jax
-from glap_jax import families
+from glap_jax import families, parameters
 from glap_jax.config import from_json
 from glap_jax.config import to_json as config_to_json
 from glap_jax.convert.layout import LAYOUT, TorchLayout
 from glap_jax.errors import GlapError
 from glap_jax.layers import Remat
-from glap_jax.rules import path_name
 from glap_jax.text.tokenizers import open_tokenizer
 
 FORMAT = 1
 CONFIG = "config.json"
 PARAMETERS = "parameters"
 TOKENIZER, JSON = "spm.model", "tokenizer.json"
-# Differing parameters that a message spells out; more are counted.
-_SHOWN = 4
 
 
 def is_model(folder: str | Path) -> bool:
@@ -52,7 +41,8 @@ def save(folder: str | Path, module: nnx.Module, config: Any, tokenizer: str | P
     """Writes the model folder of `module`, replacing an earlier one.
 
     It is built beside its place and renamed when complete, so that a crash or a full disk leaves the
-    earlier folder as it was. Arrays are handed to Orbax without a copy, uncompressed: memory hardly grows.
+    earlier folder as it was. Arrays are written one by one, so that those which a checkpoint on disk still
+    holds (`families.open_module`) never fill memory.
 
     Args:
         folder: where to; missing, empty, or a model folder.
@@ -81,7 +71,7 @@ def save(folder: str | Path, module: nnx.Module, config: Any, tokenizer: str | P
     try:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
-        _write_parameters(part / PARAMETERS, module, folder)
+        parameters.write(part / PARAMETERS, nnx.to_pure_dict(nnx.state(module)), folder)
         layout: TorchLayout | None = getattr(module, LAYOUT, None)
         if layout is not None:
             layout.save(part)
@@ -90,7 +80,7 @@ def save(folder: str | Path, module: nnx.Module, config: Any, tokenizer: str | P
         (part / CONFIG).write_text(json.dumps(words, indent=2, ensure_ascii=False), encoding="utf-8")
         _put_in_place(part, folder)
     except OSError as error:
-        raise _unwritable(folder, error) from error
+        raise parameters.unwritable(folder, error) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
@@ -110,74 +100,6 @@ def _put_in_place(part: Path, folder: Path) -> None:
         folder.rename(old)
     part.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _unwritable(folder: Path, error: Exception) -> GlapError:
-    text = str(error)
-    for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        # TensorStore passes the system's words on inside longer ones.
-        if getattr(error, "errno", None) == number or os.strerror(number) in text:
-            return GlapError(
-                f"model: cannot write '{folder}': {os.strerror(number)}; free some space or give another "
-                "place. Nothing was changed"
-            )
-    reason = next(iter(text.splitlines()), "") or type(error).__name__
-    return GlapError(
-        f"model: cannot write '{folder}': {reason:.300}; see that it can be written or give another place. "
-        "Nothing was changed"
-    )
-
-
-@contextlib.contextmanager
-def _quiet() -> Generator[None]:
-    """Silences Orbax, which logs at length what it then raises."""
-    logger = logging.getLogger("absl")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
-def _ignore_late_reports() -> None:
-    """Keeps quiet what comes after a failed write or read, for as long as it comes.
-
-    Orbax has closed its event loop by then and TensorStore still reports its other work to it; Python would
-    print a traceback for each of these reports.
-    """
-    hook = sys.unraisablehook
-    sys.unraisablehook = lambda found: None if "loop is closed" in str(found.exc_value) else hook(found)
-
-
-def _write_parameters(target: Path, module: nnx.Module, folder: Path) -> None:
-    import orbax.checkpoint as ocp
-
-    handlers = ocp.type_handlers
-    registry = handlers.create_type_handler_registry(
-        (np.ndarray, handlers.NumpyHandler(deepcopy_host_arrays=False))
-    )
-    tree = jax.tree.map(_host, nnx.to_pure_dict(nnx.state(module)))
-    size, free = sum(leaf.nbytes for leaf in jax.tree.leaves(tree)), shutil.disk_usage(target.parent).free
-    if size > free:
-        raise GlapError(
-            f"model: '{folder}' needs {size / 1e6:.0f} MB and {free / 1e6:.0f} MB are free; make room or "
-            "give another place. Nothing was changed"
-        )
-    try:
-        with _quiet():
-            handler = ocp.PyTreeCheckpointHandler(use_compression=False, type_handler_registry=registry)
-            with ocp.Checkpointer(handler) as checkpointer:
-                checkpointer.save(target, args=ocp.args.PyTreeSave(tree))
-    # TensorStore reports a full disk as ValueError, RuntimeError or its own types.
-    except Exception as error:
-        _ignore_late_reports()
-        raise _unwritable(folder, error) from error
-
-
-def _host(value: jax.Array) -> np.ndarray:
-    """The values in host memory; on a CPU, those of JAX themselves."""
-    return np.asarray(value)
 
 
 def read_config(folder: str | Path) -> tuple[str, Any]:
@@ -206,14 +128,23 @@ def read_config(folder: str | Path) -> tuple[str, Any]:
 
 
 def load_module(
-    folder: str | Path, *, dtype: Any = jnp.float32, remat: Remat = "none"
+    folder: str | Path,
+    *,
+    dtype: Any = jnp.float32,
+    remat: Remat = "none",
+    compat: bool = False,
+    sharding: parameters.Shardings | None = None,
 ) -> tuple[nnx.Module, Any]:
-    """The module in `folder`, on the default device, and its configuration.
+    """The module in `folder` and its configuration.
 
     Args:
         folder: what `save` wrote.
         dtype: compute type; parameters are float32.
         remat: what a backward pass keeps of each layer.
+        compat: reproduce the reference's quirks, for verification.
+        sharding: where the parameters go: a sharding for all, or one for each path, such as
+            `rules.apply(rules, paths)` gives. Each device reads its part only. By default they go to the
+            default device.
 
     Raises:
         GlapError: no model folder, another format, missing or damaged parameters, or parameters whose names,
@@ -221,71 +152,16 @@ def load_module(
     """
     folder = Path(folder).resolve()
     family, config = read_config(folder)
+    if compat:
+        config = families.family_module(family).compat(config)
     build = families.family_module(family).Module
     module = nnx.eval_shape(lambda: build(config, dtype=jnp.dtype(dtype), remat=remat, rngs=nnx.Rngs(0)))
-    nnx.update(module, _read_parameters(folder, nnx.to_pure_dict(nnx.state(module))))
+    wanted = nnx.to_pure_dict(nnx.state(module))
+    nnx.update(module, parameters.read(folder / PARAMETERS, wanted, folder, sharding))
     layout = TorchLayout.load(folder)
     if layout is not None:
         setattr(module, LAYOUT, layout)
     return module, config
-
-
-def _read_parameters(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
-    import orbax.checkpoint as ocp
-    from etils import epath
-
-    source = folder / PARAMETERS
-    if not source.is_dir():
-        raise GlapError(f"model: '{folder}' has no '{PARAMETERS}'; it is incomplete, get or write it again")
-    handler = ocp.PyTreeCheckpointHandler()
-    stored = _or_damaged(folder, lambda: handler.metadata(epath.Path(source)).tree)
-    _check_same(folder, _kinds(stored), _kinds(wanted))
-    # By way of host memory, one array after the other: restoring to devices holds half of the model twice.
-    arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
-    restore = ocp.args.PyTreeRestore(wanted, restore_args=arguments)
-    values = _or_damaged(folder, lambda: ocp.Checkpointer(handler).restore(source, args=restore))
-    waiting, structure = jax.tree.flatten(values)
-    del values
-    waiting.reverse()
-    return jax.tree.unflatten(
-        structure, [jax.block_until_ready(jax.device_put(waiting.pop())) for _ in range(len(waiting))]
-    )
-
-
-def _or_damaged(folder: Path, read: Callable[[], Any]) -> Any:
-    try:
-        with _quiet():
-            return read()
-    # Orbax and TensorStore raise many types for files that are missing, cut or no checkpoint.
-    except Exception as error:
-        _ignore_late_reports()
-        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-        raise GlapError(
-            f"model: the parameters in '{folder}' cannot be read ({reason:.200}); they are incomplete or "
-            "damaged, get or write the folder again"
-        ) from error
-
-
-def _kinds(tree: Any) -> dict[str, str]:
-    """`{path: "float32[2, 3]"}` of arrays, abstract arrays or Orbax metadata."""
-    flat, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {path_name(path): f"{np.dtype(leaf.dtype)}{list(leaf.shape)}" for path, leaf in flat}
-
-
-def _check_same(folder: Path, stored: dict[str, str], wanted: dict[str, str]) -> None:
-    problems = [f"{path} is missing" for path in sorted(set(wanted) - set(stored))]
-    problems += [f"{path} has no place" for path in sorted(set(stored) - set(wanted))]
-    problems += [
-        f"{path} is {stored[path]} and should be {wanted[path]}"
-        for path in sorted(set(stored) & set(wanted))
-        if stored[path] != wanted[path]
-    ]
-    if problems:
-        more = f", and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-        raise GlapError(
-            f"model: the parameters in '{folder}' are another model's than its {CONFIG} describes: "
-            f"{'; '.join(problems[:_SHOWN])}{more}; put the right parameters and {CONFIG} together"
-        )
 
 
 def find_tokenizer(folder: str | Path) -> Path | None:

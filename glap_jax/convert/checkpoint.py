@@ -26,8 +26,8 @@ class Lazy:
     read: Callable[[], np.ndarray]
 
     @property
-    def size(self) -> int:
-        """Bytes."""
+    def nbytes(self) -> int:
+        """Bytes of its values."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
@@ -67,7 +67,7 @@ class Checkpoint(Mapping[str, np.ndarray]):
 
 
 def in_memory(state_dict: Mapping[str, Any]) -> Checkpoint:
-    """A state dict of NumPy, JAX or torch arrays as a `Checkpoint`, without copying on the CPU.
+    """A state dict of NumPy, JAX or torch arrays as a `Checkpoint`: read-only views where they lie on a CPU.
 
     Raises:
         GlapError: a value is no numeric array.
@@ -81,6 +81,8 @@ def in_memory(state_dict: Mapping[str, Any]) -> Checkpoint:
         if array.dtype.kind not in "biufcV" or array.dtype.names:
             kind = type(value).__name__
             raise GlapError(f"state dict: '{key}' is no array but {kind}; pass the model's state dict itself")
+        array = array.view()
+        array.flags.writeable = False
         tensors[key] = Lazy(array.shape, array.dtype, lambda array=array: array)
     return Checkpoint(tensors)
 

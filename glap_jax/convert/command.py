@@ -49,7 +49,8 @@ def convert(
     if folder.is_model(source):
         module, config = folder.load_module(source)
     else:
-        module = families.from_torch(family, open_checkpoint(source))
+        read = families.open_module if to == "jax" else families.from_torch
+        module = read(family, open_checkpoint(source))
         config = vars(module)["config"]
     if to == "jax":
         folder.save(out, module, config, tokenizer)

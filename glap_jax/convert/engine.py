@@ -107,10 +107,10 @@ def _repeats(table: Table, parts: list[_Part], spelling: Spelling) -> dict[str, 
 
 
 def fill(module: nnx.Module, table: Table, source: Checkpoint, *, family: str, number: int = 0) -> nnx.Module:
-    """`module` (abstract, from `nnx.eval_shape`) with the tensors of `source` as its parameters, float32.
+    """`module` (abstract, from `nnx.eval_shape`) whose parameters are `Lazy`, float32, read from `source`.
 
-    Tensors are read one at a time. What the way back needs is kept in `module.torch_layout`, the `number` of
-    the table among the family's included.
+    What the way back needs is kept in `module.torch_layout`, the `number` of the table among the family's
+    included.
 
     Raises:
         GlapError: missing, unused, misshapen or inexact tensors, parameters without a rule; all in one line.
@@ -134,11 +134,9 @@ def fill(module: nnx.Module, table: Table, source: Checkpoint, *, family: str, n
     absent += sorted((extras | set(repeats)) - set(source))
     problems.check(source.where, family)
 
-    groups = [list(group) for _, group in itertools.groupby(parts, key=lambda part: part.rule.target)]
-    large = sum(tensor.size for tensor in source.tensors.values()) > _LARGE
-    for group in track(groups, f"reading {source.where}", unit="parameter") if large else groups:
-        target = group[0].rule.target
-        variables[target].set_value(_read(group, shapes[target], source))
+    for target, group in itertools.groupby(parts, key=lambda part: part.rule.target):
+        reading = functools.partial(_read, list(group), shapes[target], source)
+        variables[target].set_value(Lazy(shapes[target], np.dtype("float32"), reading))
     nnx.update(module, nnx.from_flat_state(flat))
     found = {key: str(source.tensors[key].dtype) for key in sorted((covered & set(source)) | set(kept))}
     layout = TorchLayout(
@@ -201,8 +199,13 @@ def _check_repeats(repeats: dict[str, str], source: Checkpoint, problems: _Probl
                 problems.others.append(f"{key} differs from {first}, with which it shares one parameter here")
 
 
-def _read(group: list[_Part], shape: tuple[int, ...], source: Checkpoint) -> jax.Array:
-    """One parameter, filled layer by layer in memory that JAX on a CPU takes over as it is."""
+def _read(group: list[_Part], shape: tuple[int, ...], source: Checkpoint) -> np.ndarray:
+    """One parameter; a stacked one, layer by layer in memory that JAX on a CPU takes over as it is."""
+    part = group[0]
+    if part.layer is None and all(key in source for key in part.keys):
+        # SONAR's embedding is a third of GLAP: it is not copied where the layout stays.
+        values = part.rule.transform.to_jax(tuple(source[key] for key in part.keys))
+        return np.ascontiguousarray(values, np.float32).reshape(shape)
     size = math.prod(shape) * 4
     memory = np.empty(size + _ALIGNMENT, np.uint8)
     start = -memory.ctypes.data % _ALIGNMENT
@@ -213,7 +216,19 @@ def _read(group: list[_Part], shape: tuple[int, ...], source: Checkpoint) -> jax
             place[...] = part.rule.transform.to_jax(tuple(source[key] for key in part.keys))
         else:
             place[...] = part.rule.default
-    return jax.device_put(values, may_alias=True)
+    return values
+
+
+def materialise(module: nnx.Module, where: str) -> nnx.Module:
+    """`module` with the `Lazy` parameters of `fill` read, one by one; `where` names their file."""
+    flat = nnx.to_flat_state(nnx.state(module))
+    large = sum(variable.get_value().nbytes for _, variable in flat) > _LARGE
+    for _, variable in track(flat, f"reading {where}", unit="parameter") if large else flat:
+        values = variable.get_value().read()
+        # What is read-only belongs to the caller, who may still change it.
+        variable.set_value(jax.device_put(values, may_alias=values.flags.writeable))
+    nnx.update(module, nnx.from_flat_state(flat))
+    return module
 
 
 def export(module: nnx.Module, table: Table, *, family: str) -> dict[str, Lazy]:

@@ -132,7 +132,7 @@ def _safetensors(path: Path) -> dict[str, Lazy]:
                     )
                 dtype = np.dtype(_SAFETENSORS_TYPES[entry["dtype"]])
                 lazy = span(path, 8 + length + first, tuple(entry["shape"]), dtype)
-                if 8 + length + last > size or last - first != lazy.size:
+                if 8 + length + last > size or last - first != lazy.nbytes:
                     raise damaged
                 tensors[key] = lazy
         except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -55,7 +55,7 @@ def save_safetensors(path: Path, tensors: Mapping[str, Any]) -> None:
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for key, tensor in order:
-        first, end = end, end + tensor.size
+        first, end = end, end + tensor.nbytes
         shape, kind = list(tensor.shape), _TYPES[str(tensor.dtype)]
         header[key] = {"dtype": kind, "shape": shape, "data_offsets": [first, end]}
     words = json.dumps(header).encode()

@@ -20,13 +20,15 @@ torch = pytest.importorskip("torch")
 
 MANIFEST = Path(__file__).parents[1] / "golden" / "manifests" / "state_dicts.json"
 FULL = os.environ.get("GLAP_JAX_FULL_SIZE") == "1"
-# What Python, JAX and torch themselves take, which does not grow with the checkpoint.
-PROGRAM = 0.6e9
+# Bytes that torch takes to open any checkpoint, and JAX for its first array.
+OPENING = 0.15e9
 
 CHILD = """
 import sys
 from pathlib import Path
+import orbax.checkpoint, torch._subclasses.fake_tensor
 from glap_jax.convert.command import convert
+print(Path("/proc/self/status").read_text())
 convert(Path(sys.argv[1]), Path(sys.argv[2]), to=sys.argv[3])
 print(Path("/proc/self/status").read_text())
 """
@@ -62,14 +64,14 @@ def random_checkpoint(path: Path) -> int:
 
 
 def convert(source: Path, out: Path, to: str) -> tuple[float, int]:
-    """Seconds and peak resident bytes of a conversion in a process of its own."""
+    """Seconds and growth of the peak of resident bytes of a conversion, in a process of its own."""
     start = time.perf_counter()
     words = [sys.executable, "-c", CHILD, str(source), str(out), to]
     # The fake devices of the tests would split nothing here, and cost memory.
     environment = {**os.environ, "XLA_FLAGS": ""}
     done = subprocess.run(words, capture_output=True, text=True, env=environment, check=True)
-    peak = re.search(r"VmHWM:\s+(\d+) kB", done.stdout)
-    return time.perf_counter() - start, int(peak[1]) * 1024
+    before, peak = re.findall(r"VmHWM:\s+(\d+) kB", done.stdout)
+    return time.perf_counter() - start, (int(peak) - int(before)) * 1024
 
 
 @pytest.mark.slow
@@ -82,9 +84,11 @@ def test_memory_time_and_the_way_back(tmp_path, capsys):
     steps.append((tmp_path / "jax", tmp_path / "hf", "safetensors"))
     for place, out, to in steps:
         seconds, peak = convert(place, out, to)
-        report.append(f"{to}: {seconds:.0f} s, {peak / 1e9:.2f} GB peak, {peak / size:.2f} of the size")
+        report.append(f"{to}: {seconds:.0f} s, {peak / 1e9:.2f} GB at most, {peak / size:.2f} of the size")
         assert seconds < 180
-        assert peak < 1.6 * size + (0 if FULL else PROGRAM), report
+        # A checkpoint streams into a folder; the other two begin with the whole model in memory.
+        most = (0.5 if to == "jax" else 1.6) * size + OPENING
+        assert peak < most, report
     original = open_checkpoint(source)
     for back in (open_checkpoint(tmp_path / "back.pt"), open_checkpoint(tmp_path / "hf")):
         assert set(back) == set(original)
