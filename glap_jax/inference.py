@@ -22,8 +22,8 @@ from glap_jax.pipeline.bad import BadClip
 from glap_jax.progress import bar
 from glap_jax.text.tokenizers import Tokenizer, open_tokenizer, pad
 
-# Seconds that clips are padded to, so that few shapes are compiled; beyond, whole chunks of 10.08 s: 1008
-# frames, what Dasheng encodes at once.
+# Seconds that clips are padded to, so that few shapes are compiled, unless the tower says better. The last is
+# 1008 frames, what Dasheng encodes at once.
 _CHUNK_SECONDS = 10.08
 _SECONDS = (1.0, 2.0, 5.0, _CHUNK_SECONDS)
 _TOKENS = (16, 32, 64, 128, 256)
@@ -244,7 +244,7 @@ class Model:
     ) -> Iterator[tuple[list[int], Float[np.ndarray, "_ _"], Int[np.ndarray, " _"]]]:
         """Padded batches, clips of like length together, with the indices that their first rows have."""
         chunk = round(_CHUNK_SECONDS * self.sample_rate)
-        steps = [round(seconds * self.sample_rate) for seconds in _SECONDS]
+        steps = padded_steps(self.module.audio)
         # A verification mode in which padding changes the result takes one clip at a time, as it is.
         exact = getattr(self.module.audio.config, "mode", "sound") != "sound"
         parts = groups(
@@ -259,6 +259,16 @@ class Model:
                 waveform[line, : len(samples)] = samples
                 lengths[line] = len(samples)
             yield [clips[place][0] for place in places], waveform, lengths
+
+
+def padded_steps(tower: Any) -> list[int]:
+    """Samples that clips are padded to, up to what the tower encodes at once; longer ones to whole chunks."""
+    steps = usual = [round(seconds * tower.SAMPLE_RATE) for seconds in _SECONDS]
+    chunk = getattr(tower, "chunk_samples", usual[-1])
+    while steps[-1] < chunk:
+        steps = [*steps, ceiling(steps[-1] + 1, usual)]
+    # A step just below the chunk would cost a compilation and save next to nothing.
+    return [*(step for step in steps if step < 0.9 * chunk), chunk]
 
 
 def _as_list(clips: Clip | Sequence[Clip]) -> list[Clip]:

@@ -1,13 +1,19 @@
 """Encoders by name, and towers exchanged on the command line."""
 
+import jax.numpy as jnp
 import pytest
+from flax import nnx
 
 import glap_jax
 from glap_jax import config as configs
-from glap_jax import encoders
+from glap_jax import encoders, inference
 from glap_jax.audio.ced import CedConfig
+from glap_jax.audio.clara import ClaraAudioConfig
+from glap_jax.audio.dasheng import DashengConfig
 from glap_jax.audio.efficientnet import EfficientNetConfig
+from glap_jax.audio.hubert import HubertConfig
 from glap_jax.audio.whisper import WhisperConfig
+from glap_jax.batching import ceiling
 from glap_jax.config import TrainConfig
 from glap_jax.errors import GlapError
 from glap_jax.text.bert import BertConfig
@@ -96,3 +102,22 @@ def test_help_lists_every_encoder(capsys):
     for family in (*encoders.AUDIO, *encoders.TEXT):
         assert f"  {family} " in printed
     assert ".xls_r_1b" in printed
+
+
+@pytest.mark.parametrize(
+    ("audio", "seconds"),
+    [
+        (DashengConfig(), {3: 5, 10: 10.08, 31: 40.32}),
+        (CedConfig(), {9.9: 10.12, 31: 40.48}),
+        # A window of 30 s: what is padded beyond it costs another one.
+        (WhisperConfig(), {6: 10.08, 15: 20.16, 21: 30, 30: 30, 31: 60}),
+        # 262.144 s is the longest that it hears.
+        (ClaraAudioConfig(), {15: 20.16, 260: 262.144}),
+        (HubertConfig(), {15: 20.16, 31: 40.32}),
+    ],
+)
+def test_clips_are_padded_to_what_the_tower_encodes_at_once(audio, seconds):
+    tower = nnx.eval_shape(lambda: audio.build(dtype=jnp.float32, remat="none", rngs=nnx.Rngs(0)))
+    steps = inference.padded_steps(tower)
+    found = {clip: ceiling(round(clip * 16_000), steps) / 16_000 for clip in seconds}
+    assert found == seconds

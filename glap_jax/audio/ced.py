@@ -82,6 +82,7 @@ class Ced(nnx.Module):
 
     def __init__(self, config: CedConfig, *, dtype: DTypeLike, remat: Remat = "none", rngs: nnx.Rngs):
         self.config = config
+        self.chunk_samples = config.chunk_frames * LogMel.HOP
         width = config.width
         steps = config.chunk_frames // self.PATCH
         normal = nnx.initializers.truncated_normal(0.02)

@@ -102,6 +102,7 @@ class ClaraAudio(nnx.Module):
     def __init__(self, config: ClaraAudioConfig, *, dtype: DTypeLike, remat: Remat = "none", rngs: nnx.Rngs):
         self.config = config
         self.SAMPLE_RATE = config.sample_rate
+        self.chunk_samples = config.max_tokens * 2 * self.HOP
         self.dtype = dtype
         inner, width = config.embedding, config.latents
 

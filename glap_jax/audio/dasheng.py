@@ -79,6 +79,7 @@ class Dasheng(nnx.Module):
 
     def __init__(self, config: DashengConfig, *, dtype: DTypeLike, remat: Remat = "none", rngs: nnx.Rngs):
         self.config = config
+        self.chunk_samples = config.chunk_tokens * self.PATCH_FRAMES * LogMel.HOP
         width = config.width
         normal = nnx.initializers.truncated_normal(0.02)
         self.frontend = LogMel(batch_wide=config.mode != "sound")

@@ -122,6 +122,7 @@ class Whisper(nnx.Module):
 
     def __init__(self, config: WhisperConfig, *, dtype: DTypeLike, remat: Remat = "none", rngs: nnx.Rngs):
         self.config = config
+        self.chunk_samples = config.positions * self.TOKEN
         self.dtype = dtype
         width = config.width
         self.convolutions = nnx.List(
