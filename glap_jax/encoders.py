@@ -17,6 +17,7 @@ from glap_jax.audio.clara import ClaraAudioConfig
 from glap_jax.audio.dasheng import DashengConfig
 from glap_jax.audio.efficientnet import EfficientNetConfig
 from glap_jax.audio.hubert import HubertConfig
+from glap_jax.audio.sonar_speech import SonarSpeechConfig
 from glap_jax.audio.wav2vec2 import Wav2Vec2Config
 from glap_jax.audio.wavlm import WavLMConfig
 from glap_jax.audio.whisper import WhisperConfig
@@ -34,6 +35,7 @@ AudioConfig = (
     | Wav2Vec2Config
     | HubertConfig
     | WavLMConfig
+    | SonarSpeechConfig
     | ClaraAudioConfig
     | EfficientNetConfig
 )

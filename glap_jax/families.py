@@ -31,6 +31,7 @@ FAMILIES = {
     "wav2vec2": "glap_jax.audio.wav2vec2",
     "hubert": "glap_jax.audio.hubert",
     "wavlm": "glap_jax.audio.wavlm",
+    "sonar_speech": "glap_jax.audio.sonar_speech",
     "sonar": "glap_jax.text.sonar",
     "bert": "glap_jax.text.bert",
     "xlm_roberta": "glap_jax.text.xlm_roberta",

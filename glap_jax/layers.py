@@ -142,7 +142,7 @@ class Attention(nnx.Module):
         """`mask` is True where a key is real; `bias` is added to the scaled logits."""
         batch, tokens, _ = x.shape
         q, k, v = jnp.unstack(self.qkv(x).reshape(batch, tokens, 3, self.heads, -1), axis=2)
-        bias = self.adjusted(bias, x, q)
+        bias, q = self.adjusted(bias, x, q), self.asked(q)
         # Only keys are masked: a row without any real key attends uniformly instead of giving NaN.
         keys = None if mask is None else mask[:, None, None, :]
         # JAX's own code promotes bfloat16 to float32 for the softmax, which strict promotion would refuse.
@@ -159,17 +159,29 @@ class Attention(nnx.Module):
         """`bias` as this layer uses it: unchanged, unless a subclass makes it depend on the input."""
         return bias
 
+    def asked(self, queries: Float[Array, "B N H K"]) -> Float[Array, "B N H K"]:
+        """`queries` as they meet the keys: unchanged, unless a subclass shifts them."""
+        return queries
+
 
 class CrossAttention(nnx.Module):
-    """Attention of queries `B M D` to a context `B N C`, without biases in their projections."""
+    """Attention of queries `B M D` to a context `B N C`; `bias` says whether their projections have one."""
 
     def __init__(
-        self, width: int, context: int, heads: int, head_width: int, *, dtype: DTypeLike, rngs: nnx.Rngs
+        self,
+        width: int,
+        context: int,
+        heads: int,
+        head_width: int,
+        *,
+        bias: bool = False,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
     ):
         self.heads = heads
         inner = heads * head_width
-        self.query = linear(width, inner, bias=False, dtype=dtype, rngs=rngs)
-        self.key_value = linear(context, 2 * inner, bias=False, dtype=dtype, rngs=rngs)
+        self.query = linear(width, inner, bias=bias, dtype=dtype, rngs=rngs)
+        self.key_value = linear(context, 2 * inner, bias=bias, dtype=dtype, rngs=rngs)
         self.out = linear(inner, width, dtype=dtype, rngs=rngs)
 
     def __call__(

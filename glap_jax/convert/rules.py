@@ -99,9 +99,20 @@ Linear = Transform(lambda x: x[0].T, lambda x: (x.T,))
 Kernel = Transform(lambda x: x[0].transpose(2, 1, 0), lambda x: (x.transpose(2, 1, 0),))
 # [out, in, y, x] of a two-dimensional convolution to [y, x, in, out].
 Kernel2d = Transform(lambda x: x[0].transpose(2, 3, 1, 0), lambda x: (x.transpose(3, 2, 0, 1),))
-# Three [D, D] matrices (or [D] vectors) to one fused projection whose outputs are queries, keys, values.
-FusedLinear = Transform(lambda x: np.concatenate(x, axis=0).T, lambda x: tuple(np.split(x.T, 3, axis=0)))
-FusedVector = Transform(lambda x: np.concatenate(x, axis=0), lambda x: tuple(np.split(x, 3, axis=0)))
+# [out, in, 1] of a convolution that sees one step to [in, out] of a linear layer.
+Pointwise = Transform(lambda x: x[0][:, :, 0].T, lambda x: (x.T[:, :, None],))
+
+
+def _fused(parts: int) -> tuple[Transform, Transform]:
+    """`parts` matrices [D, D] to one whose outputs are theirs in turn, and the same of their biases."""
+    return (
+        Transform(lambda x: np.concatenate(x, axis=0).T, lambda x: tuple(np.split(x.T, parts, axis=0))),
+        Transform(lambda x: np.concatenate(x, axis=0), lambda x: tuple(np.split(x, parts, axis=0))),
+    )
+
+
+# Queries, keys, values.
+FusedLinear, FusedVector = _fused(3)
 
 
 def dense(source: str, target: str, *, weight: Transform = Linear, dot: str = ".") -> Table:
@@ -112,10 +123,12 @@ def dense(source: str, target: str, *, weight: Transform = Linear, dot: str = ".
     )
 
 
-def fused(queries: str, keys: str, values: str, target: str) -> Table:
-    """Rules of three linear layers whose outputs one layer gives here."""
-    weights, biases = ((f"{queries}.{x}", f"{keys}.{x}", f"{values}.{x}") for x in ("weight", "bias"))
-    return (Rule(weights, f"{target}/kernel", FusedLinear), Rule(biases, f"{target}/bias", FusedVector))
+def fused(*layers: str) -> Table:
+    """Rules of linear layers whose outputs one layer gives here: their sources in turn, then its target."""
+    *sources, target = layers
+    weights, biases = (tuple(f"{source}.{kind}" for source in sources) for kind in ("weight", "bias"))
+    weight, bias = _fused(len(sources))
+    return (Rule(weights, f"{target}/kernel", weight), Rule(biases, f"{target}/bias", bias))
 
 
 def norm(source: str, target: str) -> Table:
