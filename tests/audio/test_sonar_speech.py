@@ -1,4 +1,7 @@
-"""SONAR's speech encoder against recorded states and embeddings, and ones that padding does not change."""
+"""SONAR's speech encoder against recorded states and embeddings, and ones that padding does not change.
+
+The numbers are those of sonar-space 0.4.0 over fairseq2 0.4.5 itself, at a tiny size with random weights.
+"""
 
 import json
 import math
