@@ -4,15 +4,17 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from glap_jax.audio.dasheng import VIT_SIZES, vit_arguments, vit_rules, vit_sizes
 from glap_jax.audio.frontend import LOG_MEL_ARGUMENTS, LogMel
 from glap_jax.convert.constructor import HUGGING_FACE, Shapes, arguments, dimension
 from glap_jax.convert.rules import Extra, Table, Transform
+from glap_jax.drawing import Masking, keep, require_rate
 from glap_jax.layers import Block, Encoded, Remat, Stack, layer_norm, linear, masked_mean
 
 Mode = Literal["sound", "ced"]
@@ -33,6 +35,9 @@ class CedConfig:
             verification: top_db against the batch's loudest bin; lengths ignored; the normalised frames of a
             last chunk padded with zeros that count; a last chunk that is exactly full thrown away; mean of
             the chunks' means.
+        patch_dropout: share of the steps in time, and of the bands, that training leaves out of each chunk
+            (ML-CLAP: 0.25; the reference draws them once for a whole batch).
+        masking: what training blanks of the normalised log-mel.
     """
 
     width: int = 768
@@ -41,7 +46,12 @@ class CedConfig:
     mlp_ratio: float = 4.0
     chunk_frames: int = 1012
     mode: Mode = "sound"
+    patch_dropout: float = 0.0
+    masking: Masking = Masking()
     family: Literal["ced"] = "ced"
+
+    def __post_init__(self) -> None:
+        require_rate("patch_dropout", self.patch_dropout)
 
     @classmethod
     def tiny(cls) -> "CedConfig":
@@ -83,6 +93,7 @@ class Ced(nnx.Module):
     def __init__(self, config: CedConfig, *, dtype: DTypeLike, remat: Remat = "none", rngs: nnx.Rngs):
         self.config = config
         self.chunk_samples = config.chunk_frames * LogMel.HOP
+        self.draws = config.patch_dropout > 0 or config.masking.acts
         width = config.width
         steps = config.chunk_frames // self.PATCH
         normal = nnx.initializers.truncated_normal(0.02)
@@ -98,12 +109,26 @@ class Ced(nnx.Module):
         self.blocks = Stack(make_block, config.layers, remat=remat, rngs=rngs)
         self.norm = layer_norm(width, epsilon=1e-6, dtype=dtype, rngs=rngs)
 
-    def __call__(self, waveform: Float[Array, "B T"], lengths: Int[Array, " B"] | None = None) -> Encoded:
-        """Encodes clips of up to T samples in [-1, 1]; `lengths` counts the real samples of each row."""
+    def __call__(
+        self,
+        waveform: Float[Array, "B T"],
+        lengths: Int[Array, " B"] | None = None,
+        *,
+        key: Key[Array, ""] | None = None,
+    ) -> Encoded:
+        """Encodes clips of up to T samples in [-1, 1]; `lengths` counts the real samples of each row.
+
+        With a `key`, as in training, it leaves out patches and blanks what its configuration says.
+        """
         sound = self.config.mode == "sound"
         # The reference transforms the padded row as if all of it were sound.
         mel, frames = self.frontend(waveform, lengths if sound else None)
+        if key is not None:
+            key, blanking = jax.random.split(key)
+            mel = self.config.masking(mel, frames, blanking)
         x, real = self._embed(*self._chunked(mel, frames))
+        if key is not None and self.config.patch_dropout:
+            x, real = self._thinned(x, real, key)
         x = self.norm(self.blocks(x, real))
         batch = waveform.shape[0]
         means = x.astype(jnp.float32).mean(axis=1).reshape(batch, -1, x.shape[-1])
@@ -136,6 +161,19 @@ class Ced(nnx.Module):
         position = self.frequency_position[:, None] + self.time_position[None, :steps]
         x = (x + position.astype(x.dtype)).reshape(rows, self.BANDS * steps, -1)
         return x, jnp.tile(frames[:, size - 1 :: size][:, :steps], (1, self.BANDS))
+
+    def _thinned(
+        self, x: Float[Array, "B N D"], real: Bool[Array, "B N"], key: Key[Array, ""]
+    ) -> tuple[Float[Array, "B N2 D"], Bool[Array, "B N2"]]:
+        """`x` and `real` without the steps and bands that `key` leaves out; the rest keep their positions."""
+        rows, _, width = x.shape
+        rate, (for_time, for_band) = self.config.patch_dropout, jax.random.split(key)
+        real = real.reshape(rows, self.BANDS, -1)
+        time, real_steps = keep(for_time, real[:, 0], rate)
+        band, _ = keep(for_band, jnp.ones((rows, self.BANDS), bool), rate)
+        x = jnp.take_along_axis(x.reshape(*real.shape, width), band[:, :, None, None], axis=1)
+        x = jnp.take_along_axis(x, time[:, None, :, None], axis=2)
+        return x.reshape(rows, -1, width), jnp.tile(real_steps, (1, band.shape[1]))
 
 
 # [D, 1, mels, frames] to a matrix whose rows run over mels, then frames.

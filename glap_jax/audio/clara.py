@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Key
 
-from glap_jax.audio.frontend import decibels, hann, mel_filters, power_spectrogram
+from glap_jax.audio.frontend import peak_log_mel
 from glap_jax.convert.constructor import Shapes, arguments, dimension, layers
 from glap_jax.convert.rules import Extra, Kernel, Linear, Rule, Same, Table, Transform, dense, norm, prefixed
+from glap_jax.drawing import Masking, keep, require_rate
 from glap_jax.errors import GlapError
 from glap_jax.layers import (
     ACTIVATIONS,
@@ -48,6 +49,8 @@ class ClaraAudioConfig:
             meets several. The mel filters are made for this rate.
         mode: `sound` (default): padding never changes a result. `clara` reproduces the reference for
             verification: batches are padded by log-mel 0 (-40 dB), which is attended to.
+        sequence_dropout: share of each clip's tokens that training hides from the latents (CLARA: 0.5).
+        masking: what training blanks of the log-mel.
     """
 
     width: int = 512
@@ -61,7 +64,12 @@ class ClaraAudioConfig:
     max_tokens: int = 4096
     sample_rate: int = 16_000
     mode: Mode = "sound"
+    sequence_dropout: float = 0.0
+    masking: Masking = Masking()
     family: Literal["clara_audio"] = "clara_audio"
+
+    def __post_init__(self) -> None:
+        require_rate("sequence_dropout", self.sequence_dropout)
 
     @classmethod
     def m60(cls) -> "ClaraAudioConfig":
@@ -97,10 +105,10 @@ class ClaraAudio(nnx.Module):
 
     MELS = 80
     SIZE, HOP = 1024, 512
-    TOP_DB = 80.0
 
     def __init__(self, config: ClaraAudioConfig, *, dtype: DTypeLike, remat: Remat = "none", rngs: nnx.Rngs):
         self.config = config
+        self.draws = config.sequence_dropout > 0 or config.masking.acts
         self.SAMPLE_RATE = config.sample_rate
         self.chunk_samples = config.max_tokens * 2 * self.HOP
         self.dtype = dtype
@@ -118,19 +126,10 @@ class ClaraAudio(nnx.Module):
             return layer_norm(width, epsilon=1e-5, dtype=dtype, rngs=rngs)
 
         def make_block(rngs: nnx.Rngs) -> Block:
-            attention = Attention(
-                width, config.heads, head_width=config.head_width, bias=False, dtype=dtype, rngs=rngs
-            )
-            return Block(
-                width,
-                config.heads,
-                4 * width,
-                activation="geglu",
-                epsilon=1e-5,
-                attention=attention,
-                dtype=dtype,
-                rngs=rngs,
-            )
+            own: dict[str, Any] = {"dtype": dtype, "rngs": rngs}
+            heads, hidden = config.heads, 4 * width
+            attention = Attention(width, heads, head_width=config.head_width, bias=False, **own)
+            return Block(width, heads, hidden, activation="geglu", epsilon=1e-5, attention=attention, **own)
 
         self.convolutions = nnx.List([convolution(self.MELS, 1), convolution(inner, 2)])
         self.position = normal(config.max_tokens, inner)
@@ -145,40 +144,36 @@ class ClaraAudio(nnx.Module):
         self.norm = scale(width)
         self.out = linear(width, config.width, dtype=dtype, rngs=rngs)
 
-    def __call__(self, waveform: Float[Array, "B T"], lengths: Int[Array, " B"] | None = None) -> Encoded:
+    def __call__(
+        self,
+        waveform: Float[Array, "B T"],
+        lengths: Int[Array, " B"] | None = None,
+        *,
+        key: Key[Array, ""] | None = None,
+    ) -> Encoded:
         """Encodes clips of up to T samples in [-1, 1]; `lengths` counts the real samples of each row.
+
+        With a `key`, as in training, it leaves out tokens and blanks what its configuration says.
 
         Raises:
             GlapError: rows longer than the table of positions.
         """
         mel, frames = self.log_mel(waveform, lengths)
-        return self.encode(mel, frames)
+        if key is not None:
+            key, blanking = jax.random.split(key)
+            mel = self.config.masking(mel, frames, blanking)
+        return self.encode(mel, frames, key)
 
     def log_mel(
         self, waveform: Float[Array, "B T"], lengths: Int[Array, " B"] | None
     ) -> tuple[Float[Array, "B S F"], Bool[Array, "B S"]]:
-        """Log-mel, zero in frames beyond the clip, and which frames are not: the first 1 + length // 512.
+        """Log-mel, zero in frames beyond the clip, and which frames are not: see `peak_log_mel`."""
+        sizes = {"size": self.SIZE, "hop": self.HOP, "mels": self.MELS}
+        return peak_log_mel(waveform, lengths, sample_rate=self.config.sample_rate, **sizes)
 
-        dB under the clip's loudest bin, floored at 80, then (x + 40) / 40; frames are centred between zeros
-        (librosa from 0.10 on).
-        """
-        batch, samples = waveform.shape
-        waveform = waveform.astype(jnp.float32)
-        lengths = jnp.full((batch,), samples, jnp.int32) if lengths is None else lengths.astype(jnp.int32)
-        waveform = jnp.where(jnp.arange(samples) < lengths[:, None], waveform, 0.0)
-        edge = self.SIZE // 2
-        power = power_spectrogram(
-            jnp.pad(waveform, ((0, 0), (edge, edge))), window=hann(self.SIZE), hop=self.HOP
-        )
-        rate = self.config.sample_rate
-        filters = mel_filters(self.SIZE // 2 + 1, self.MELS, 0.0, 8000.0, rate, "slaney")
-        power = jnp.matmul(power, filters, precision=jax.lax.Precision.HIGHEST)
-        real = jnp.arange(power.shape[1]) < 1 + lengths[:, None] // self.HOP
-        level = decibels(power, real, top=self.TOP_DB)
-        peak = jnp.max(jnp.where(real[..., None], level, -jnp.inf), axis=(1, 2), keepdims=True)
-        return jnp.where(real[..., None], (level - peak + 40.0) / 40.0, 0.0), real
-
-    def encode(self, mel: Float[Array, "B S F"], frames: Bool[Array, "B S"]) -> Encoded:
+    def encode(
+        self, mel: Float[Array, "B S F"], frames: Bool[Array, "B S"], key: Key[Array, ""] | None = None
+    ) -> Encoded:
         """Encodes what `log_mel` gives; `frames` is True where a frame is real.
 
         Raises:
@@ -191,7 +186,11 @@ class ClaraAudio(nnx.Module):
             seconds = self.config.max_tokens * 2 * self.HOP / self.config.sample_rate
             raise GlapError(f"audio: this model hears {seconds:.0f} s at most; cut longer clips")
         x = self._convolved(mel, frames) + self.position[:tokens].astype(self.dtype)
-        x = self._latents(x, frames[:, ::2])
+        real = frames[:, ::2]
+        if key is not None and self.config.sequence_dropout:
+            kept, real = keep(key, real, self.config.sequence_dropout)
+            x = jnp.take_along_axis(x, kept[..., None], axis=1)
+        x = self._latents(x, real)
         wide = x.astype(jnp.float32)
         pooled = (jnp.mean(wide, axis=2) + jnp.max(wide, axis=2)).astype(x.dtype)
         pooled = jax.nn.leaky_relu(self.out(pooled).astype(jnp.float32), 0.01)

@@ -7,11 +7,12 @@ from typing import Any, Literal
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from glap_jax.audio.frontend import LOG_MEL_ARGUMENTS, LOG_MEL_TORCH_RULES, LogMel
 from glap_jax.convert.constructor import Shapes, arguments, dimension, heads, layers
 from glap_jax.convert.rules import Rule, Table, Transform, dense, norm, prefixed
+from glap_jax.drawing import Masking
 from glap_jax.layers import Block, Encoded, Remat, Stack, layer_norm, linear, masked_mean
 
 Mode = Literal["sound", "dasheng", "glap"]
@@ -31,6 +32,7 @@ class DashengConfig:
             verification. `dasheng`: top_db against the batch's loudest bin, tokens under length // 640 are
             keys, a ragged last chunk. `glap` (0.0.13): the same clamp, lengths ignored, normalised frames
             zero-padded to whole chunks and attended to, mean of the chunks' unmasked means.
+        masking: what training blanks of the normalised log-mel.
     """
 
     width: int = 768
@@ -39,6 +41,7 @@ class DashengConfig:
     mlp_ratio: float = 4.0
     chunk_tokens: int = 252
     mode: Mode = "sound"
+    masking: Masking = Masking()
     family: Literal["dasheng"] = "dasheng"
 
     @classmethod
@@ -80,6 +83,7 @@ class Dasheng(nnx.Module):
     def __init__(self, config: DashengConfig, *, dtype: DTypeLike, remat: Remat = "none", rngs: nnx.Rngs):
         self.config = config
         self.chunk_samples = config.chunk_tokens * self.PATCH_FRAMES * LogMel.HOP
+        self.draws = config.masking.acts
         width = config.width
         normal = nnx.initializers.truncated_normal(0.02)
         self.frontend = LogMel(batch_wide=config.mode != "sound")
@@ -94,10 +98,21 @@ class Dasheng(nnx.Module):
         self.blocks = Stack(make_block, config.layers, remat=remat, rngs=rngs)
         self.norm = layer_norm(width, epsilon=1e-6, dtype=dtype, rngs=rngs)
 
-    def __call__(self, waveform: Float[Array, "B T"], lengths: Int[Array, " B"] | None = None) -> Encoded:
-        """Encodes clips of up to T samples in [-1, 1]; `lengths` counts the real samples of each row."""
+    def __call__(
+        self,
+        waveform: Float[Array, "B T"],
+        lengths: Int[Array, " B"] | None = None,
+        *,
+        key: Key[Array, ""] | None = None,
+    ) -> Encoded:
+        """Encodes clips of up to T samples in [-1, 1]; `lengths` counts the real samples of each row.
+
+        With a `key`, as in training, it blanks what its configuration says.
+        """
         # Both references transform the padded row as if all of it were sound.
         mel, frames = self.frontend(waveform, lengths if self.config.mode == "sound" else None)
+        if key is not None:
+            mel = self.config.masking(mel, frames, key)
         mel, real = self._whole_tokens(mel, frames, lengths)
         x = self._embed(mel)
         size = self.config.chunk_tokens

@@ -163,6 +163,35 @@ def kaldi_fbank(waveform: Float[Array, "B T"], mels: int) -> Float[Array, "B S F
     return jnp.log(jnp.maximum(mel, _KALDI_FLOOR))
 
 
+def peak_log_mel(
+    waveform: Float[Array, "B T"],
+    lengths: Int[Array, " B"] | None,
+    *,
+    sample_rate: int,
+    size: int,
+    hop: int,
+    mels: int,
+    top: float = 80.0,
+) -> tuple[Float[Array, "B S F"], Bool[Array, "B S"]]:
+    """CLARA's log-mel (librosa's filters), zero in frames beyond the clip, and which frames are not.
+
+    Those are the first 1 + length // `hop`. dB under the clip's loudest bin, floored at `top`, then
+    (x + 40) / 40; frames of `size` samples are centred between zeros (librosa from 0.10 on).
+    """
+    batch, samples = waveform.shape
+    waveform = waveform.astype(jnp.float32)
+    lengths = jnp.full((batch,), samples, jnp.int32) if lengths is None else lengths.astype(jnp.int32)
+    waveform = jnp.where(jnp.arange(samples) < lengths[:, None], waveform, 0.0)
+    padded = jnp.pad(waveform, ((0, 0), (size // 2, size // 2)))
+    power = power_spectrogram(padded, window=hann(size), hop=hop)
+    filters = mel_filters(size // 2 + 1, mels, 0.0, 8000.0, sample_rate, "slaney")
+    power = jnp.matmul(power, filters, precision=jax.lax.Precision.HIGHEST)
+    real = jnp.arange(power.shape[1]) < 1 + lengths[:, None] // hop
+    level = decibels(power, real, top=top)
+    peak = jnp.max(jnp.where(real[..., None], level, -jnp.inf), axis=(1, 2), keepdims=True)
+    return jnp.where(real[..., None], (level - peak + 40.0) / 40.0, 0.0), real
+
+
 class LogMel(nnx.Module):
     """The frontend of Dasheng, GLAP and CED: 16 kHz, 512/512/160, 64 HTK mels 0-8000 Hz, dB, BatchNorm.
 
