@@ -47,6 +47,10 @@ __all__ = [
 
 T = TypeVar("T")
 
+# What may differ from the model that a run starts from: the scalars' values come with its parameters, and the
+# rest acts in training only.
+FREE_MODEL_KEYS = r"^temperature$|^bias$|dropout$|masking\."
+
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:

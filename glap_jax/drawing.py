@@ -93,6 +93,14 @@ def keep(
     return order[:, :kept], jnp.arange(kept) < quota[:, None]
 
 
+def dropout(x: Float[Array, "*axes"], rate: float, key: Key[Array, ""] | None) -> Float[Array, "*axes"]:
+    """`x` with a share of zeros, the rest grown by 1 / (1 - rate); unchanged without a key."""
+    if key is None or not rate:
+        return x
+    stays = jax.random.bernoulli(key, 1.0 - rate, x.shape)
+    return jnp.where(stays, x / (1.0 - rate), jnp.zeros((), x.dtype))
+
+
 def require_rate(name: str, rate: float) -> None:
     """Raises GlapError unless `rate`, the configuration's field `name`, is at least 0 and under 1."""
     if not 0 <= rate < 1:

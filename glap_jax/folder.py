@@ -130,6 +130,7 @@ def read_config(folder: str | Path) -> tuple[str, Any]:
 def load_module(
     folder: str | Path,
     *,
+    config: Any = None,
     dtype: Any = jnp.float32,
     remat: Remat = "none",
     compat: bool = False,
@@ -139,6 +140,7 @@ def load_module(
 
     Args:
         folder: what `save` wrote.
+        config: what to build in place of the folder's own configuration, of the same family and sizes.
         dtype: compute type; parameters are float32.
         remat: what a backward pass keeps of each layer.
         compat: reproduce the reference's quirks, for verification.
@@ -151,7 +153,8 @@ def load_module(
             shapes or types differ from what the configuration asks for.
     """
     folder = Path(folder).resolve()
-    family, config = read_config(folder)
+    family, found = read_config(folder)
+    config = found if config is None else config
     if compat:
         config = families.family_module(family).compat(config)
     build = families.family_module(family).Module

@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Key
+
+from glap_jax.drawing import dropout
 
 Activation = Literal["gelu", "relu", "geglu", "silu"]
 Remat = Literal["none", "dots", "full"]
@@ -217,6 +219,7 @@ class Block(nnx.Module):
     Args:
         attention: replaces plain self-attention.
         residual: weight of the unchanged path under `post`; DeepNorm (Wang et al., 2022) takes (2 L)^(1/4).
+        dropout: share of what attention and MLP add that training sets to zero.
     """
 
     def __init__(
@@ -230,11 +233,13 @@ class Block(nnx.Module):
         placement: Placement = "pre",
         attention: Attention | None = None,
         residual: float = 1.0,
+        dropout: float = 0.0,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
         self.placement: Placement = placement
         self.residual = residual
+        self.dropout = dropout
         self.attention_norm = layer_norm(width, epsilon=epsilon, dtype=dtype, rngs=rngs)
         self.attention = attention or Attention(width, heads, dtype=dtype, rngs=rngs)
         self.mlp_norm = layer_norm(width, epsilon=epsilon, dtype=dtype, rngs=rngs)
@@ -245,12 +250,17 @@ class Block(nnx.Module):
         x: Float[Array, "B N D"],
         mask: Bool[Array, "B N"] | None,
         bias: Float[Array, "#B H N N"] | None = None,
+        *,
+        key: Key[Array, ""] | None = None,
     ) -> Float[Array, "B N D"]:
+        """`mask` is True where a token is real; without a `key` nothing is dropped."""
+        first, second = (None, None) if key is None else jax.random.split(key)
         if self.placement == "post":
-            x = self.attention_norm(self.residual * x + self.attention(x, mask, bias))
-            return self.mlp_norm(self.residual * x + self.mlp(x))
-        x = x + self.attention(self.attention_norm(x), mask, bias)
-        return x + self.mlp(self.mlp_norm(x))
+            more = dropout(self.attention(x, mask, bias), self.dropout, first)
+            x = self.attention_norm(self.residual * x + more)
+            return self.mlp_norm(self.residual * x + dropout(self.mlp(x), self.dropout, second))
+        x = x + dropout(self.attention(self.attention_norm(x), mask, bias), self.dropout, first)
+        return x + dropout(self.mlp(self.mlp_norm(x)), self.dropout, second)
 
 
 class Stack(nnx.Module):
@@ -269,14 +279,22 @@ class Stack(nnx.Module):
         self.remat: Remat = remat
         self.layers = nnx.split_rngs(splits=layers)(nnx.vmap(make_block, in_axes=(0,), out_axes=0))(rngs)
 
-    def __call__(self, x: Float[Array, "B *N D"], *shared: Any) -> Float[Array, "B *N D"]:
-        """Runs `block(x, *shared)` for every layer; `shared` (mask, bias) is the same for all."""
-        graph, parameters = nnx.split(self.layers)
+    def __call__(
+        self, x: Float[Array, "B *N D"], *shared: Any, key: Key[Array, ""] | None = None
+    ) -> Float[Array, "B *N D"]:
+        """Runs `block(x, *shared)` for every layer; `shared` (mask, bias) is the same for all.
 
-        def step(x: Array, layer: Any) -> tuple[Array, None]:
-            return nnx.merge(graph, layer)(x, *shared), None
+        With a `key` each block gets one of its own, as `key=`.
+        """
+        graph, parameters = nnx.split(self.layers)
+        count = len(jax.tree.leaves(parameters)[0])
+        keys = {} if key is None else {"key": jax.random.split(key, count)}
+
+        def step(x: Array, layer: tuple[Any, dict[str, Array]]) -> tuple[Array, None]:
+            parameters, drawn = layer
+            return nnx.merge(graph, parameters)(x, *shared, **drawn), None
 
         if self.remat == "none":
-            return jax.lax.scan(step, x, parameters)[0]
+            return jax.lax.scan(step, x, (parameters, keys))[0]
         saving = jax.checkpoint(step, policy=REMAT_POLICIES[self.remat], prevent_cse=False)
-        return jax.lax.scan(saving, x, parameters)[0]
+        return jax.lax.scan(saving, x, (parameters, keys))[0]

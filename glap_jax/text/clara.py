@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from glap_jax.audio.clara import OTHER_ARGUMENTS
 from glap_jax.convert.constructor import Shapes, arguments, dimension, heads, layers
 from glap_jax.convert.rules import Extra, Linear, Rule, Same, Table, dense, norm, prefixed
+from glap_jax.drawing import require_rate
 from glap_jax.errors import GlapError
 from glap_jax.layers import Block, Encoded, Remat, Stack, layer_norm, linear, masked_mean
 
@@ -34,6 +35,8 @@ class ClaraTextConfig:
         max_tokens: longest input.
         mode: `sound` (default): padding never changes a result. `clara` reproduces the reference for
             verification: it has no mask, so padding is attended to and pooled.
+        dropout: share of what attention and MLP add that training sets to zero. (CLARA: 0.5, which acts on
+            attention weights and the hidden values of the MLP, too.)
     """
 
     width: int = 512
@@ -45,7 +48,11 @@ class ClaraTextConfig:
     vocabulary: int = 50_373
     max_tokens: int = 4096
     mode: Mode = "sound"
+    dropout: float = 0.0
     family: Literal["clara_text"] = "clara_text"
+
+    def __post_init__(self) -> None:
+        require_rate("dropout", self.dropout)
 
     @classmethod
     def m60(cls) -> "ClaraTextConfig":
@@ -80,6 +87,7 @@ class ClaraText(nnx.Module):
 
     def __init__(self, config: ClaraTextConfig, *, dtype: DTypeLike, remat: Remat = "none", rngs: nnx.Rngs):
         self.config = config
+        self.draws = config.dropout > 0
         width = config.embedding
 
         def embedding(rows: int) -> nnx.Embed:
@@ -96,6 +104,7 @@ class ClaraText(nnx.Module):
                 activation="relu",
                 epsilon=1e-5,
                 placement="post",
+                dropout=config.dropout,
                 dtype=dtype,
                 rngs=rngs,
             )
@@ -107,8 +116,12 @@ class ClaraText(nnx.Module):
         self.project_norm, self.norm = scale(config.channels), scale(config.channels)
         self.out = linear(config.channels, config.width, dtype=dtype, rngs=rngs)
 
-    def __call__(self, ids: Int[Array, "B N"], mask: Bool[Array, "B N"]) -> Encoded:
+    def __call__(
+        self, ids: Int[Array, "B N"], mask: Bool[Array, "B N"], *, key: Key[Array, ""] | None = None
+    ) -> Encoded:
         """Encodes rows of token ids; `mask` is True where a token is real.
+
+        With a `key`, as in training, dropout acts.
 
         Raises:
             GlapError: rows longer than the table of positions.
@@ -120,7 +133,7 @@ class ClaraText(nnx.Module):
             )
         seen = jnp.ones_like(mask) if self.config.mode == "clara" else mask
         x = self.word(ids) + self.position(jnp.arange(ids.shape[1]))
-        x = self.blocks_norm(self.blocks(x, seen))
+        x = self.blocks_norm(self.blocks(x, seen, key=key))
         x = self.norm(self.project_norm(self.project(x)))
         pooled = self.out((masked_mean(x, seen) + _masked_max(x, seen)).astype(x.dtype))
         return Encoded(x, mask, jax.nn.leaky_relu(pooled.astype(jnp.float32), 0.01))

@@ -1,5 +1,6 @@
 """What a run carries from step to step, and how a model's parameters are parted into trained and frozen."""
 
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ from jaxtyping import Array, Int
 
 from glap_jax import config as configs
 from glap_jax import rules
-from glap_jax.config import LossConfig, TrainConfig
+from glap_jax.config import LossConfig, ModelConfig, TrainConfig
 from glap_jax.errors import GlapError
 from glap_jax.layers import compute_dtype
 from glap_jax.losses import convert_bias
@@ -90,19 +91,20 @@ def _build(config: TrainConfig, initial: str | None) -> DualEncoder:
         return fresh()
     from glap_jax import folder
 
-    module, found = folder.load_module(initial, dtype=dtype, remat=remat)
-    if not isinstance(module, DualEncoder):
+    family, found = folder.read_config(initial)
+    if not isinstance(found, ModelConfig):
         raise GlapError(
-            f"initial: '{initial}' holds a {type(module).__name__}, no audio-text model; give one"
+            f"initial: '{initial}' holds a model of family '{family}', no audio-text model; give one"
         )
     before = configs.dotted(found)
     for key, value in configs.dotted(config.model).items():
-        # The scalars' own values come with the parameters.
-        if key not in ("temperature", "bias") and before.get(key) != value:
+        if not re.search(configs.FREE_MODEL_KEYS, key) and before.get(key) != value:
             raise GlapError(
                 f"initial: 'model.{key}' is {value} in this run and {before.get(key, 'missing')} in "
                 f"'{initial}'; configure the model of that folder"
             )
+    module, _ = folder.load_module(initial, config=config.model, dtype=dtype, remat=remat)
+    assert isinstance(module, DualEncoder)
     return module
 
 

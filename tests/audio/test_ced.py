@@ -1,5 +1,7 @@
 """CED against recorded tokens, and embeddings that neither padding nor batch mates change."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -110,3 +112,44 @@ def test_there_and_back_in_both_layouts(weights):
 
 def test_the_quirks_are_off_by_default():
     assert CedConfig().mode == CedConfig.tiny().mode == "sound"
+
+
+@pytest.fixture(scope="module")
+def thinning(sound):
+    """The module with a quarter of the patches left out in training."""
+    module = nnx.clone(sound)
+    module.config = dataclasses.replace(module.config, patch_dropout=0.25)
+    module.draws = True
+    return module
+
+
+def test_patches_are_left_out_in_rows_and_columns_with_their_positions(thinning, clip, padded):
+    batch, lengths = padded([("c3s", 0, None), ("c0_5s", 0, None)])
+    x, real = thinning._embed(*thinning.frontend(jnp.asarray(batch), jnp.asarray(lengths)))
+    kept, kept_real = thinning._thinned(x, real, jax.random.key(1))
+    steps = x.shape[1] // 4
+    assert kept.shape[1] == 3 * (steps - steps // 4)
+    for row in range(2):
+        # Where each kept patch stood: all patches differ, by their positions at least.
+        place = [int(np.abs(np.asarray(x[row] - one)).sum(axis=1).argmin()) for one in kept[row]]
+        np.testing.assert_array_equal(kept[row], x[row, jnp.array(place)])
+        bands, times = np.unravel_index(np.array(place).reshape(3, -1), (4, steps))
+        assert (bands == bands[:, :1]).all()
+        assert (times == times[:1]).all()
+        whole = int(real[row].sum()) // 4
+        assert int(kept_real[row].sum()) == 3 * (whole - whole // 4)
+        np.testing.assert_array_equal(np.asarray(real[row])[place] | ~np.asarray(kept_real[row]), True)
+
+
+def test_training_encodes_fewer_tokens_and_evaluation_all(thinning, sound, padded):
+    batch, lengths = map(jnp.asarray, padded([("c10s", 0, None), ("c0_5s", 0, None)]))
+    train = nnx.jit(lambda module, key: module(batch, lengths, key=key))
+    one, other = train(thinning, jax.random.key(0)), train(thinning, jax.random.key(1))
+    assert one.tokens.shape[1] == 3 * (62 - 15)
+    assert np.isfinite(one.pooled).all()
+    assert np.abs(np.asarray(one.pooled - other.pooled)).max() > 1e-3
+    plain, expected = encode(thinning, batch, lengths), encode(sound, batch, lengths)
+    np.testing.assert_array_equal(plain.pooled, expected.pooled)
+    # What is left out changes a clip's vector by much less than another clip does.
+    difference = lambda a, b: float(jnp.linalg.norm(a - b))  # noqa: E731
+    assert difference(one.pooled[0], plain.pooled[0]) < difference(plain.pooled[0], plain.pooled[1])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from glap_jax.audio.clara import ClaraAudioConfig
+from glap_jax.audio.clara import ClaraAudio, ClaraAudioConfig
 from glap_jax.convert.engine import export
 from glap_jax.errors import GlapError
 from glap_jax.families import family_module, from_torch, to_checkpoint, to_torch
@@ -163,3 +163,25 @@ def test_bfloat16_stays_near_float32(tensors, sound, clip):
     found, exact = encode(low, wave, None).pooled, encode(sound, wave, None).pooled
     assert found.dtype == jnp.float32
     assert np.vdot(found, exact) / (np.linalg.norm(found) * np.linalg.norm(exact)) > 0.999
+
+
+def test_training_hides_half_of_the_tokens_from_the_latents(sound, clip, monkeypatch):
+    module = nnx.clone(sound)
+    module.config = dataclasses.replace(sound.config, sequence_dropout=0.5)
+    mel, frames = module.log_mel(jnp.asarray(clip("c0_5s"))[None], None)
+    seen = []
+    latents = ClaraAudio._latents
+    monkeypatch.setattr(
+        ClaraAudio, "_latents", lambda self, x, mask: seen.append((x, mask)) or latents(self, x, mask)
+    )
+    found = [module.encode(mel, frames, key).pooled for key in (None, *jax.random.split(jax.random.key(0)))]
+    (every, _), (half, mask), (other, _) = seen
+    assert (every.shape[1], half.shape[1]) == (8, 4)
+    assert mask.all()
+    # Tokens with the positions that they have among all.
+    rows = np.abs(np.asarray(half[0])[:, None] - np.asarray(every[0])[None]).sum(axis=2).argmin(axis=1)
+    np.testing.assert_array_equal(half[0], every[0, rows])
+    assert np.abs(half - other).max() > 0
+    np.testing.assert_array_equal(found[0], sound.encode(mel, frames).pooled)
+    assert np.isfinite(found).all()
+    assert np.abs(found[1] - found[0]).max() > 0

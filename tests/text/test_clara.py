@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -109,3 +110,13 @@ def test_published_sizes_follow_from_their_shapes(name):
     assert shapes["text_embedding.weight"] == (50_373, 512)
     assert home.config_from_torch(shapes, {}) == config
     assert home.config_from_torch(shapes, home.config_to_torch(config)) == config
+
+
+def test_dropout_acts_in_training_alone(sound, rows):
+    module = nnx.clone(sound)
+    module.blocks.layers.dropout = 0.5
+    train = nnx.jit(lambda module, key: module(*rows, key=key).pooled)
+    plain, one, other = (train(module, key) for key in (None, *jax.random.split(jax.random.key(0))))
+    np.testing.assert_allclose(plain, encode(sound, *rows).pooled, atol=1e-6)
+    assert np.abs(one - plain).max() > 1e-3
+    assert np.abs(one - other).max() > 1e-3
