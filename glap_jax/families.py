@@ -2,7 +2,7 @@
 
 import importlib
 from collections.abc import Iterable, Mapping
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any
 
 import jax.numpy as jnp
@@ -20,7 +20,8 @@ from glap_jax.errors import GlapError
 # A module offers `Config` (a frozen dataclass), `Module` (made by `Module(config, dtype=..., rngs=...)`),
 # `TORCH_RULES`, `config_from_torch(shapes, given) -> Config`, `config_to_torch(config) -> dict` (what `given`
 # may be), and `compat(config) -> Config` (the reference's quirks turned on). A family that is published in
-# layouts which no spelling of one table covers has `OTHER_TORCH_RULES` too, a tuple of tables.
+# layouts which no spelling of one table covers has `OTHER_TORCH_RULES` too, a tuple of tables. One whose
+# towers may be of many families has `composed_torch_rules(given) -> Table | None`, the table of those named.
 FAMILIES = {
     "dasheng": "glap_jax.audio.dasheng",
     "ced": "glap_jax.audio.ced",
@@ -90,7 +91,7 @@ def open_module(
     """`from_torch` whose parameters are still where `source` reads them from: `Lazy`, for `folder.save`."""
     config = source.config if config is None else config
     module = family_module(family)
-    number, names = explained(module, source)
+    number, names = explained(module, source, config)
     if 2 * len(names) < len(source) or not names:
         unknown = ", ".join(sorted(set(source) - set(names.values()))[:3])
         hint = (
@@ -105,18 +106,27 @@ def open_module(
     if compat:
         sizes = module.compat(sizes)
     empty = nnx.eval_shape(lambda: module.Module(sizes, dtype=dtype, rngs=nnx.Rngs(0)))
-    return fill(empty, tables(module)[number], source, family=family, number=number)
+    return fill(empty, tables(module, config)[number], source, family=family, number=number)
 
 
-def tables(module: ModuleType) -> tuple[Table, ...]:
-    """The conversion tables of a family's module; the first is what new models are written in."""
+def tables(module: ModuleType, given: Mapping[str, Any] = MappingProxyType({})) -> tuple[Table, ...]:
+    """The conversion tables of a family's module; the first is what new models are written in.
+
+    Args:
+        module: of the family.
+        given: constructor arguments, which may name the towers of a system.
+    """
+    if hasattr(module, "composed_torch_rules") and (table := module.composed_torch_rules(given)):
+        return (table,)
     return (module.TORCH_RULES, *getattr(module, "OTHER_TORCH_RULES", ()))
 
 
-def explained(module: ModuleType, keys: Iterable[str]) -> tuple[int, dict[str, str]]:
+def explained(
+    module: ModuleType, keys: Iterable[str], given: Mapping[str, Any] = MappingProxyType({})
+) -> tuple[int, dict[str, str]]:
     """The number of the table that explains most of `keys`, and these by names in its first spelling."""
     keys = list(keys)
-    names = [canonical(table, choose(table, keys), keys) for table in tables(module)]
+    names = [canonical(table, choose(table, keys), keys) for table in tables(module, given)]
     number = max(range(len(names)), key=lambda number: len(names[number]))
     return number, names[number]
 
@@ -153,8 +163,8 @@ def to_checkpoint(module: nnx.Module) -> Checkpoint:
     family = family_of(module)
     source = family_module(family)
     layout = getattr(module, LAYOUT, None)
-    tensors = export(module, tables(source)[layout.table if layout else 0], family=family)
     config = source.config_to_torch(vars(module)["config"])
+    tensors = export(module, tables(source, config)[layout.table if layout else 0], family=family)
     return Checkpoint(tensors, config=config, where=f"the {family} module")
 
 

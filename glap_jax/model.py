@@ -11,10 +11,11 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
+from glap_jax import composed
 from glap_jax.audio import dasheng
 from glap_jax.audio.dasheng import DashengConfig
 from glap_jax.config import ModelConfig
-from glap_jax.convert.constructor import Shapes, arguments, dimension
+from glap_jax.convert.constructor import Shapes, arguments, below, dimension
 from glap_jax.convert.rules import Rule, Same, Table, dense, prefixed
 from glap_jax.errors import GlapError
 from glap_jax.heads import LinearHead, MlpHead
@@ -84,41 +85,65 @@ class DualEncoder(nnx.Module):
         return 100.0 * jnp.matmul(audio, text.T, precision=jax.lax.Precision.HIGHEST)
 
 
-# `.model` is there in the released .pt file and missing in the Hugging Face layout.
-TEXT_AND_HEADS_TORCH_RULES: Table = (
-    *prefixed(sonar.TORCH_RULES, "text_encoder(.model|).", "text/"),
+HEADS_TORCH_RULES: Table = (
     *dense("audio_proj.0", "audio_head/hidden"),
     *dense("audio_proj.2", "audio_head/out"),
     *dense("text_proj.0", "text_head/hidden"),
     *dense("text_proj.2", "text_head/out"),
 )
 
+# `.model` is there in the released .pt file and missing in the Hugging Face layout.
+TEXT_AND_HEADS_TORCH_RULES: Table = (
+    *prefixed(sonar.TORCH_RULES, "text_encoder(.model|).", "text/"),
+    *HEADS_TORCH_RULES,
+)
+
 # The released file holds neither temperature nor bias; training starts from the released code's values.
+_SCALARS: Table = (
+    Rule("temperature", "temperature", Same, default=0.07),
+    Rule("bias", "bias", Same, default=-10.0),
+)
+
 TORCH_RULES: Table = (
     *prefixed(dasheng.TORCH_RULES, "audio_encoder(.model|).", "audio/"),
     *TEXT_AND_HEADS_TORCH_RULES,
-    Rule("temperature", "temperature", Same, default=0.07),
-    Rule("bias", "bias", Same, default=-10.0),
+    *_SCALARS,
 )
 
 Config, Module = ModelConfig, DualEncoder
 
 AUDIO, TEXT = "audio_encoder.model.", "text_encoder.model."
+# What the released configurations call the towers.
 _TOWERS = {
     "audio_encoder": ("dasheng", "DashengWrapper"),
     "text_encoder": ("sonar", "TextEncoderSonarWrapper"),
 }
 
 
+def composed_torch_rules(given: Mapping[str, Any]) -> Table | None:
+    """The table of other towers than Dasheng and SONAR, where `given` names such."""
+    if _is_composed(given):
+        return composed.torch_rules(given, (*HEADS_TORCH_RULES, *_SCALARS))
+    return None
+
+
+def _is_composed(given: Mapping[str, Any]) -> bool:
+    released = all(given.get(name) in known for name, known in _TOWERS.items())
+    return composed.is_composed(given, "glap") and not released
+
+
 def config_from_torch(shapes: Shapes, given: Mapping[str, Any]) -> ModelConfig:
     """Sizes from `given`, the rest from tensor shapes.
 
     `given` is `{"audio": {...}, "text": {...}, "embed_size": n}` with the towers' constructor arguments; or
-    the configuration that a released `.pt` file carries (whose `model_args` count), or an HF config.json.
+    the configuration that a released `.pt` file carries (whose `model_args` count), or an HF config.json,
+    which may name other towers too (see `glap_jax.composed`).
 
     Raises:
         GlapError: an argument that is unknown or cannot be honoured, or sizes that nothing tells.
     """
+    if _is_composed(given):
+        return composed.config_from_torch(shapes, given, HEADS_TORCH_RULES)
     given = _released(given)
     towers = {"audio": given.get("audio") or {}, "text": given.get("text") or {}}
     rest = {name: value for name, value in given.items() if name not in towers}
@@ -128,11 +153,6 @@ def config_from_torch(shapes: Shapes, given: Mapping[str, Any]) -> ModelConfig:
         text=sonar.config_from_torch(below(shapes, TEXT), towers["text"]),
         joint=joint or dimension(shapes, "audio_proj.0.weight", 0),
     )
-
-
-def below(shapes: Shapes, prefix: str) -> Shapes:
-    """The shapes of the tensors below `prefix`, by the rest of their names."""
-    return {key.removeprefix(prefix): shape for key, shape in shapes.items() if key.startswith(prefix)}
 
 
 def published(config: ModelConfig, audio: type[A], text: type[T]) -> tuple[A, T]:
@@ -175,11 +195,13 @@ def config_to_torch(config: ModelConfig) -> dict[str, Any]:
     """The configuration that a released `.pt` file carries; `config_from_torch` reads it as `config`.
 
     Towers of published sizes are named without arguments, which is all that the released code understands.
+    Other towers than Dasheng and SONAR make it the configuration of `glap_jax.composed`.
     """
-    towers = published(config, DashengConfig, SonarConfig)
-    sound = dataclasses.replace(towers[0], mode="sound")
-    audio = {} if sound == DashengConfig.base() else dasheng.config_to_torch(towers[0])
-    text = {} if towers[1] == SonarConfig.base() else sonar.config_to_torch(towers[1])
+    if not (isinstance(config.audio, DashengConfig) and isinstance(config.text, SonarConfig)):
+        return composed.config_to_torch(config)
+    sound = dataclasses.replace(config.audio, mode="sound")
+    audio = {} if sound == DashengConfig.base() else dasheng.config_to_torch(config.audio)
+    text = {} if config.text == SonarConfig.base() else sonar.config_to_torch(config.text)
     return {
         "train_data": [],
         "test_data": {},
@@ -196,5 +218,6 @@ def config_to_torch(config: ModelConfig) -> dict[str, Any]:
 
 def compat(config: ModelConfig) -> ModelConfig:
     """`config` with the quirks of glap-model 0.0.13, which are those of its audio tower."""
-    audio, _ = published(config, DashengConfig, SonarConfig)
-    return dataclasses.replace(config, audio=dataclasses.replace(audio, mode="glap"))
+    if not isinstance(config.audio, DashengConfig):
+        return composed.compat(config)
+    return dataclasses.replace(config, audio=dataclasses.replace(config.audio, mode="glap"))

@@ -63,6 +63,11 @@ def arguments(
     return {name: given[name] for name in (*sizes, *choices) if name in given}
 
 
+def below(shapes: Shapes, prefix: str) -> Shapes:
+    """The shapes of the tensors below `prefix`, by the rest of their names."""
+    return {key.removeprefix(prefix): shape for key, shape in shapes.items() if key.startswith(prefix)}
+
+
 def dimension(shapes: Shapes, key: str, axis: int) -> int:
     """Length of `axis` of tensor `key`.
 

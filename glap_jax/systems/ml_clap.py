@@ -1,24 +1,25 @@
 """ML-CLAP: CED and SONAR joined by InfoNCE (Yan et al., 2024; github zyyan4/ml-clap 154393e)."""
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from glap_jax import composed
 from glap_jax.audio import ced
 from glap_jax.audio.ced import CedConfig
 from glap_jax.config import ModelConfig
-from glap_jax.convert.constructor import Shapes, arguments, dimension
+from glap_jax.convert.constructor import Shapes, arguments, below, dimension
 from glap_jax.convert.rules import Rule, Same, Table, prefixed
 from glap_jax.errors import GlapError
-from glap_jax.model import AUDIO, TEXT, TEXT_AND_HEADS_TORCH_RULES, DualEncoder, below, published
+from glap_jax.model import AUDIO, HEADS_TORCH_RULES, TEXT, TEXT_AND_HEADS_TORCH_RULES, DualEncoder
 from glap_jax.text import sonar
 from glap_jax.text.sonar import SonarConfig
 
 # A released file may do without its temperature.
+_TEMPERATURE = Rule("temperature", "temperature", Same, default=0.07)
 TORCH_RULES: Table = (
     *prefixed(ced.TORCH_RULES, "audio_encoder(.model|).", "audio/"),
     *TEXT_AND_HEADS_TORCH_RULES,
-    Rule("temperature", "temperature", Same, default=0.07),
+    _TEMPERATURE,
 )
 
 Config, Module = ModelConfig, DualEncoder
@@ -28,15 +29,24 @@ _IGNORED = ("embed_regularization", "training", "temperature")
 _ENCODERS = ("ced_tiny", "ced_mini", "ced_small", "ced_base")
 
 
+def composed_torch_rules(given: Mapping[str, Any]) -> Table | None:
+    """The table of other towers than CED and SONAR, where `given` names such."""
+    if composed.is_composed(given, "ml_clap"):
+        return composed.torch_rules(given, (*HEADS_TORCH_RULES, _TEMPERATURE))
+    return None
+
+
 def config_from_torch(shapes: Shapes, given: Mapping[str, Any]) -> ModelConfig:
     """Sizes from `given`, the rest from tensor shapes.
 
     `given` is `{"audio": {...}, "text": {...}, "embed_size": n}` with the towers' constructor arguments, or
-    the `mlclap` part of a released configuration.
+    the `mlclap` part of a released configuration, or that of other towers (see `glap_jax.composed`).
 
     Raises:
         GlapError: an argument that is unknown or cannot be honoured, or sizes that nothing tells.
     """
+    if composed.is_composed(given, "ml_clap"):
+        return composed.config_from_torch(shapes, given, HEADS_TORCH_RULES)
     audio, text = given.get("audio") or {}, given.get("text") or {}
     encoder = (given.get("audio_encoder") or {}).get("encoder_type", "ced_base")
     if encoder not in _ENCODERS:
@@ -53,12 +63,12 @@ def config_from_torch(shapes: Shapes, given: Mapping[str, Any]) -> ModelConfig:
 
 def config_to_torch(config: ModelConfig) -> dict[str, Any]:
     """The constructor arguments that `config_from_torch` reads as `config`."""
-    audio, text = published(config, CedConfig, SonarConfig)
-    towers = {"audio": ced.config_to_torch(audio), "text": sonar.config_to_torch(text)}
+    if not (isinstance(config.audio, CedConfig) and isinstance(config.text, SonarConfig)):
+        return composed.config_to_torch(config)
+    towers = {"audio": ced.config_to_torch(config.audio), "text": sonar.config_to_torch(config.text)}
     return {**towers, "embed_size": config.joint}
 
 
 def compat(config: ModelConfig) -> ModelConfig:
-    """`config` with the quirks of its audio tower's reference."""
-    audio, _ = published(config, CedConfig, SonarConfig)
-    return dataclasses.replace(config, audio=ced.compat(audio))
+    """`config` with the quirks of its towers' references."""
+    return composed.compat(config)
