@@ -29,7 +29,8 @@ MODEL = "runs/quickstart/model"
 Config = Annotated[Path, tyro.conf.arg(metavar="CONFIG")]
 Model = Annotated[str, tyro.conf.arg(metavar="MODEL")]
 Source = Annotated[Path, tyro.conf.arg(metavar="SOURCE")]
-Out = Annotated[Path, tyro.conf.arg(metavar="OUT")]
+Published = Annotated[str, tyro.conf.arg(metavar="SOURCE")]
+Target = Annotated[Path | None, tyro.conf.arg(metavar="OUT")]
 Clip = Annotated[Path, tyro.conf.arg(metavar="CLIP")]
 Captions = Annotated[str, tyro.conf.arg(metavar="CAPTIONS")]
 Overrides = Annotated[Sequence[str], tyro.conf.Suppress]
@@ -122,26 +123,39 @@ def score(clip: Clip, captions: Captions, /, *, language: str = "eng_Latn", mode
 
 
 def convert(
-    source: Source,
-    out: Out,
+    source: Published,
+    out: Target = None,
     /,
     *,
     family: str = "glap",
     to: Literal["jax", "safetensors", "pt"] = "jax",
     tokenizer: Path | None = None,
+    check: Path | None = None,
+    compat: bool = False,
+    limit: float = 1e-4,
 ) -> None:
     """Converts a published checkpoint to a model folder, or a model folder back to the published form.
 
+    --check compares the model with its reference. Record in PyTorch, for a dual encoder:
+    numpy.savez("io.npz", waveform=clips, lengths=n, ids=ids, mask=mask, audio=model.encode_audio(clips),
+    text=model.encode_text(ids)); for one encoder waveform or ids, with outputs tokens and pooled. Towers
+    inside a dual encoder give audio_tokens, audio_pooled, text_tokens, text_pooled.
+
     Args:
-        source: torch .pt, safetensors file or folder, or a model folder.
-        out: model folder (jax) or file to write.
+        source: torch .pt, safetensors file or folder, hf:org/name, or a model folder.
+        out: model folder (jax) or file to write; not needed with --check.
         family: which system or encoder the checkpoint holds.
         to: `jax` writes a model folder; `safetensors` and `pt` write the published keys, bit for bit.
         tokenizer: SentencePiece model to put into the model folder, so that it can read text.
+        check: .npz with inputs and outputs of the reference; prints the worst error of each output.
+        compat: reproduce the reference's quirks while checking.
+        limit: largest error allowed, in parts of an output's largest value; beyond it the exit status is 2.
     """
     from glap_jax.convert import command
 
-    command.convert(source, out, family=family, to=to, tokenizer=tokenizer)
+    command.convert(
+        source, out, family=family, to=to, tokenizer=tokenizer, check=check, compat=compat, limit=limit
+    )
 
 
 VERBS = {

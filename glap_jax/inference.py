@@ -12,12 +12,13 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from glap_jax import families
+from glap_jax import families, hub
 from glap_jax.batching import ceiling, groups
 from glap_jax.errors import GlapError
 from glap_jax.folder import find_tokenizer, is_model, load_module
 from glap_jax.layers import compute_dtype
 from glap_jax.model import DualEncoder
+from glap_jax.parameters import Shardings
 from glap_jax.pipeline.bad import BadClip
 from glap_jax.progress import bar
 from glap_jax.text.tokenizers import Tokenizer, open_tokenizer, pad
@@ -31,7 +32,6 @@ _TOKENS = (16, 32, 64, 128, 256)
 _CLIPS, _TEXTS = 32, 64
 # Decoded clips that wait to be sorted by length: at most so many batches, or samples (160 MB).
 _WINDOW_BATCHES, _WINDOW_SAMPLES = 8, 40_000_000
-_HUB = "hf:"
 
 Clip = str | Path | tuple[Any, int] | Any
 # Lengths differ from clip to clip and from batch to batch, hence no letters.
@@ -292,6 +292,7 @@ def load(
     family: str = "glap",
     tokenizer: str | Path | None = None,
     dtype: Any = None,
+    sharding: Shardings | None = None,
 ) -> Model:
     """Loads an audio-text model.
 
@@ -301,11 +302,12 @@ def load(
         family: what a published checkpoint holds; a model folder knows.
         tokenizer: SentencePiece model or tokenizer.json; by default the one in the folder.
         dtype: compute type; by default bfloat16 on TPU and GPU, float32 on CPU.
+        sharding: where the parameters of a model folder go, as `folder.load_module` takes it.
 
     Raises:
         GlapError: nothing there, no such model, damaged files, or another model's tokenizer.
     """
-    path = _download(str(path_or_hub_id)) if str(path_or_hub_id).startswith(_HUB) else Path(path_or_hub_id)
+    path = hub.local(path_or_hub_id)
     if not path.exists():
         raise GlapError(
             f"model: there is no '{path}'; `glap-jax quickstart` trains one into runs/quickstart/model, "
@@ -315,7 +317,9 @@ def load(
     if not is_model(path) and is_model(path / "model"):
         path = path / "model"
     if is_model(path):
-        module, _ = load_module(path, dtype=dtype)
+        module, _ = load_module(path, dtype=dtype, sharding=sharding)
+    elif sharding is not None:
+        raise GlapError(f"model: '{path}' is no model folder; shard one that `glap-jax convert` made of it")
     else:
         from glap_jax.convert.readers import open_checkpoint
 
@@ -324,18 +328,3 @@ def load(
         raise GlapError(f"model: '{path}' is a single encoder ({type(module).__name__}), no audio-text model")
     found = tokenizer or find_tokenizer(path if path.is_dir() else path.parent)
     return Model(module, None if found is None else open_tokenizer(found, module.text.config))
-
-
-def _download(name: str) -> Path:
-    import huggingface_hub
-
-    patterns = ["*.json", "*.safetensors", "*.model", "*.npz", "*.pt", "parameters/**"]
-    try:
-        return Path(huggingface_hub.snapshot_download(name.removeprefix(_HUB), allow_patterns=patterns))
-    # The hub's client raises many types: no network, no such repository, no access, a malformed name.
-    except Exception as error:
-        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-        raise GlapError(
-            f"model: '{name}' cannot be downloaded ({reason:.200}); check the name and the network, or "
-            "download it elsewhere and give its folder"
-        ) from error

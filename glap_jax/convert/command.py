@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 from typing import Literal
 
-from glap_jax import families, folder
+from glap_jax import families, folder, hub
+from glap_jax.convert.check import check as compare
+from glap_jax.convert.check import read_recording
 from glap_jax.convert.checkpoint import Checkpoint
 from glap_jax.convert.readers import TORCH_SUFFIXES, open_checkpoint
 from glap_jax.convert.writers import save_pt, save_safetensors, written
@@ -12,26 +14,55 @@ from glap_jax.errors import GlapError
 
 
 def convert(
-    source: Path,
-    out: Path,
+    source: str | Path,
+    out: Path | None = None,
     *,
     family: str = "glap",
     to: Literal["jax", "safetensors", "pt"] = "jax",
     tokenizer: Path | None = None,
+    check: Path | None = None,
+    compat: bool = False,
+    limit: float = 1e-4,
 ) -> None:
     """Converts a published checkpoint to a model folder, or a model folder back to the published form.
 
     Args:
-        source: torch .pt, safetensors file or folder, or a model folder.
+        source: torch .pt, safetensors file or folder, hf:org/name, or a model folder.
         out: model folder (`jax`), folder for `model.safetensors` and `config.json`, or `.pt` file to write.
         family: which system or encoder the checkpoint holds; a model folder knows its own.
         to: `jax` writes a model folder; `safetensors` and `pt` write the published keys, bit for bit.
         tokenizer: SentencePiece model to put into the folder, so that it can read text; by default the one
             that lies in the source folder.
+        check: recorded inputs and outputs of the reference (`.npz`, see `convert.check.check`), with which
+            the model is compared; `out` is not needed then.
+        compat: reproduce the reference's quirks in that comparison; what is written is the sound model.
+        limit: error that the comparison allows, in parts of an output's largest value.
 
     Raises:
-        GlapError: the source does not fit, or the target cannot be written.
+        GlapError: the source does not fit, the target cannot be written, or the model differs from what was
+            recorded.
     """
+    if out is None and check is None:
+        raise GlapError("convert: nothing to do; name what to write (OUT), or a recording to --check")
+    if compat and check is None:
+        raise GlapError("convert: --compat acts on --check only, what is written is the sound model; drop it")
+    recorded = {} if check is None else read_recording(check)
+    if out is not None:
+        _check_target(out, to)
+    name, source = source, hub.local(source)
+    if out is not None:
+        _write(source, out, family, to, tokenizer)
+        print(f"{name} -> {out} ({to})")
+    if check is not None:
+        place = out if out is not None and to == "jax" else source
+        if folder.is_model(place):
+            module, _ = folder.load_module(place, compat=compat)
+        else:
+            module = families.from_torch(family, open_checkpoint(place), compat=compat)
+        compare(module, recorded, limit=limit)
+
+
+def _check_target(out: Path, to: str) -> None:
     if to == "pt" and out.suffix not in TORCH_SUFFIXES:
         raise GlapError(
             f"convert: '{out}' must be a file that ends in .pt; name one, such as '{out}/model.pt'"
@@ -44,25 +75,28 @@ def convert(
         raise GlapError(
             f"convert: '{out}' is a model folder, which --to safetensors would spoil; name another"
         )
+
+
+def _write(source: Path, out: Path, family: str, to: str, tokenizer: Path | None) -> None:
     if tokenizer is None and source.is_dir():
         tokenizer = folder.find_tokenizer(source)
     if folder.is_model(source):
         module, config = folder.load_module(source)
     else:
+        # Parameters go from file to file one by one; the way back wants all of them at hand.
         read = families.open_module if to == "jax" else families.from_torch
         module = read(family, open_checkpoint(source))
         config = vars(module)["config"]
     if to == "jax":
         folder.save(out, module, config, tokenizer)
+        return
+    checkpoint = families.to_checkpoint(module)
+    # From here on the tensors alone keep the parameters, and free them as they are written.
+    del module
+    if to == "pt":
+        save_pt(out, checkpoint)
     else:
-        checkpoint = families.to_checkpoint(module)
-        # From here on the tensors alone keep the parameters, and free them as they are written.
-        del module
-        if to == "pt":
-            save_pt(out, checkpoint)
-        else:
-            _write_folder(out, checkpoint, tokenizer)
-    print(f"{source} -> {out} ({to})")
+        _write_folder(out, checkpoint, tokenizer)
 
 
 def _write_folder(out: Path, checkpoint: Checkpoint, tokenizer: Path | None) -> None:
