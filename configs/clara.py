@@ -9,8 +9,8 @@ The tokenizer is the file `tokenizer.json` of CLARA's own, which its repository 
 Source: CLARA faec8a5, config/config/model/pl_clara_100M.yaml, and the paper (48 kHz), which mixes speech
 with sounds at weights of 0.01 to 0.8, joins their captions, builds captions from metadata, and adds rooms,
 clipping, masking and changes of pitch. Its released code does none of it, so that probabilities, ranges (but
-for the weight's) and the wording of most templates are chosen here. The reference also drops half of the
-tokens in training and restarts its cosine every 5000 steps.
+for the weight's) and the wording of most templates are chosen here. In training the Perceiver sees half of a
+clip's tokens.
 """
 
 from glap_jax.audio.clara import ClaraAudioConfig
@@ -42,8 +42,8 @@ config = TrainConfig(
     name="clara",
     out="runs/clara",
     model=ModelConfig(
-        audio=ClaraAudioConfig(layers=10, cross_heads=2, heads=16, sample_rate=RATE),
-        text=ClaraTextConfig.m100(),
+        audio=ClaraAudioConfig(layers=10, cross_heads=2, heads=16, sample_rate=RATE, sequence_dropout=0.5),
+        text=ClaraTextConfig(layers=10, heads=8, dropout=0.5),
         joint=512,
         family="clara",
     ),
@@ -74,7 +74,14 @@ config = TrainConfig(
         workers=8,
     ),
     loss=LossConfig(kind="infonce", regularise=False),
-    optimizer=OptimizerConfig(learning_rate=1e-4, warmup_steps=1000, final_share=0.01, weight_decay=0.01),
+    optimizer=OptimizerConfig(
+        learning_rate=1e-4,
+        schedule="restarts",
+        period=5000,
+        warmup_steps=1000,
+        final_share=0.01,
+        weight_decay=0.01,
+    ),
     steps=200_000,
     # 16 clips on each of five devices.
     batch=80,

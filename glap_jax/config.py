@@ -99,19 +99,37 @@ class LossConfig:
     chunk: int | None = None
 
 
+# The heads of some towers belong above their layers; a tower's input, positions and embeddings below.
+LAYER_RULES: tuple[tuple[str, Literal["below", "layers", "above"]], ...] = (
+    (r"blocks/layers/", "layers"),
+    (
+        r"^(audio/norm|(audio|text)/(head|classifier|pooler|out|project|project_norm|blocks_norm))/",
+        "above",
+    ),
+    (r"^(audio|text)/", "below"),
+    (".*", "above"),
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """Adam with decoupled weight decay under a cosine schedule with linear warm-up.
+    """Adam with decoupled weight decay under a schedule with linear warm-up.
 
     Attributes:
         kind: `adam`, or `adam8bit`, which keeps its moments in 8 bits (GLAP).
         learning_rate: its peak.
-        warmup_steps: steps from 0 to the peak.
-        final_share: rate at the last step over the peak (GLAP: 0.1).
+        schedule: `cosine` down to the end of the run, `restarts` of it, or `stairs`.
+        warmup_steps: steps up to the peak; with restarts, in each period.
+        final_share: rate at the end of a cosine over the peak (GLAP: 0.1).
+        period: steps between restarts or stairs.
+        drop: what a stair multiplies the rate by.
         b1, b2, epsilon: Adam's constants.
         weight_decay: applied where `decay` says so.
         decay: (regex, on) rules over parameter paths.
         scale: (regex, factor) rules: learning rate of a parameter relative to the schedule.
+        layer_decay: learning rate of a stacked layer over that of the layer above it; 1 treats all alike.
+        layer_rules: (regex, place) rules for it: `layers` are stacked, `below` and `above` are before and
+            after them.
         clip: largest global gradient norm; none turns clipping off.
         eight_bit: (regex, allowed) rules: which parameters' moments `adam8bit` may keep in 8 bits. Of fewer
             than 4096 values they never are.
@@ -119,14 +137,19 @@ class OptimizerConfig:
 
     kind: Literal["adam", "adam8bit"] = "adam"
     learning_rate: float = 1e-4
+    schedule: Literal["cosine", "restarts", "stairs"] = "cosine"
     warmup_steps: int = 1000
     final_share: float = 0.1
+    period: int = 5000
+    drop: float = 0.4
     b1: float = 0.9
     b2: float = 0.999
     epsilon: float = 1e-8
     weight_decay: float = 0.0
     decay: tuple[tuple[str, bool], ...] = ((r"bias$|scale$|norm|position|temperature", False), (".*", True))
     scale: tuple[tuple[str, float], ...] = ((".*", 1.0),)
+    layer_decay: float = 1.0
+    layer_rules: tuple[tuple[str, Literal["below", "layers", "above"]], ...] = LAYER_RULES
     clip: float | None = 1.0
     eight_bit: tuple[tuple[str, bool], ...] = ((r"embedding|position", False), (".*", True))
 

@@ -99,7 +99,7 @@ def train(
         if fresh and config.initial is None and config.calibrate_batches:
             measure_inputs(config, module)
         parts = states.part(module, config.frozen)
-        schedule = optimizers.cosine(config.optimizer, config.steps)
+        schedule = optimizers.schedule(config.optimizer, config.steps)
         optimizer = optimizers.adam(config.optimizer, schedule, parts.trainable, parts.paths)
         state = states.start(parts, optimizer, ema=config.ema)
         state, frozen = jax.device_put((state, parts.frozen), replicated(mesh))

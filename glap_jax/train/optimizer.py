@@ -1,10 +1,12 @@
-"""Adam with rules: where weight decay acts, how fast each parameter learns, and a cosine schedule."""
+"""Adam with rules: where weight decay acts, how fast each parameter and each layer learns; schedules."""
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, ArrayLike
 
@@ -14,37 +16,92 @@ from glap_jax.errors import GlapError
 from glap_jax.train.adam8bit import scale_by_adam8bit
 
 
-def cosine(config: OptimizerConfig, steps: int) -> optax.Schedule:
+def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
     """Learning rate of the update that follows `count` earlier ones.
 
-    Linear from 0 to `learning_rate`, which update number `warmup_steps` takes, then half a cosine down to
-    `final_share * learning_rate`, which the last of `steps` updates takes (GLAP, arXiv:2506.11350, 4.1).
+    Each begins with a linear warm-up; update number `warmup_steps` takes the peak, `learning_rate`.
+
+    `cosine`: from 0, then half a cosine down to `final_share * learning_rate`, which the last of `steps`
+    updates takes (GLAP, arXiv:2506.11350, 4.1).
+    `restarts`: the same within every `period` updates, warm-up included, from `final_share * learning_rate`
+    and back to it (CLARA faec8a5: 5000, warm-up 1000, share 0.01).
+    `stairs`: times `drop` after every `period` updates (CLASP 905ce97: 0.4 after 100 epochs).
 
     Raises:
-        GlapError: the warm-up is as long as the run.
+        GlapError: the warm-up is as long as the run or, with restarts, as the period; no period.
     """
-    if not 0 <= config.warmup_steps < steps:
+    restarts, low = config.schedule == "restarts", config.final_share * config.learning_rate
+    if config.period < 1:
+        raise GlapError(f"config: 'optimizer.period' is {config.period}; it must be at least 1")
+    end, whole, key = (
+        (config.period, "a period", "optimizer.period") if restarts else (steps, "a run", "steps")
+    )
+    if not 0 <= config.warmup_steps < end:
         raise GlapError(
-            f"config: 'optimizer.warmup_steps' is {config.warmup_steps} in a run of {steps} steps; "
-            "choose fewer of them, or more 'steps'"
+            f"config: 'optimizer.warmup_steps' is {config.warmup_steps} in {whole} of {end} steps; "
+            f"choose fewer of them, or more '{key}'"
         )
     curve = optax.warmup_cosine_decay_schedule(
-        init_value=0.0,
+        init_value=low if restarts else 0.0,
         peak_value=config.learning_rate,
         warmup_steps=config.warmup_steps,
-        decay_steps=steps,
-        end_value=config.final_share * config.learning_rate,
+        decay_steps=end,
+        end_value=low,
     )
+    stairs = optax.exponential_decay(config.learning_rate, config.period, config.drop, staircase=True)
 
     def rate(count: ArrayLike) -> Array:
+        count = jnp.asarray(count, jnp.float32)
+        if config.schedule == "stairs":
+            warm = jnp.minimum((count + 1.0) / max(config.warmup_steps, 1), 1.0)
+            return jnp.asarray(warm * stairs(count), jnp.float32)
         # Counting from 1: an update at rate 0 would waste the first batch.
-        return jnp.asarray(curve(jnp.asarray(count, jnp.float32) + 1.0), jnp.float32)
+        place = jnp.mod(count, float(config.period)) if restarts else count
+        return jnp.asarray(curve(place + 1.0), jnp.float32)
 
     return rate
 
 
+def layer_factors(config: OptimizerConfig, trainable: Any, paths: Sequence[str]) -> Any:
+    """Rate of each parameter relative to the schedule, by `layer_decay` d (BEiT, arXiv:2106.08254, A).
+
+    Where `layer_rules` say `layers`, the leading axis counts a tower's L stacked layers: number l, from 0,
+    has d^(L - l). `below` is what comes before them, d^(L + 1), and `above` what comes after, 1.
+
+    Args:
+        config: constants and rules.
+        trainable: an `nnx.State`.
+        paths: all parameters of the model.
+
+    Returns:
+        As `trainable`: numbers, or float32 arrays that broadcast from the leading axis.
+
+    Raises:
+        GlapError: a rule that matches no parameter, or a parameter that no rule covers.
+    """
+    if config.layer_decay == 1.0:
+        return jax.tree.map(lambda _: 1.0, trainable)
+    places = rules.apply(config.layer_rules, paths, what="optimizer.layer_rules")
+    leaves = {parameter_path(path): x for path, x in jax.tree_util.tree_leaves_with_path(trainable)}
+    layers: dict[str, int] = {}
+    for name, leaf in leaves.items():
+        if places[name] == "layers":
+            tower = name.partition("/")[0]
+            layers[tower] = max(len(leaf), layers.get(tower, 0))
+
+    def factor(path: Any, leaf: Any) -> Any:
+        name = parameter_path(path)
+        if places[name] == "layers":
+            left = np.arange(len(leaf), 0, -1, dtype=np.float32)
+            return (config.layer_decay**left).reshape(-1, *[1] * (leaf.ndim - 1))
+        above = places[name] == "above"
+        return 1.0 if above else config.layer_decay ** (layers.get(name.partition("/")[0], 0) + 1)
+
+    return jax.tree_util.tree_map_with_path(factor, trainable)
+
+
 def adam(
-    config: OptimizerConfig, schedule: optax.Schedule, trainable: Any, paths: Sequence[str]
+    config: OptimizerConfig, rate: optax.Schedule, trainable: Any, paths: Sequence[str]
 ) -> optax.GradientTransformation:
     """Clipping, Adam's moments, decoupled weight decay, then each parameter's own rate.
 
@@ -53,7 +110,7 @@ def adam(
 
     Args:
         config: constants and rules.
-        schedule: from `cosine`.
+        rate: from `schedule`.
         trainable: an `nnx.State`, what the optimizer will hold state for.
         paths: all parameters of the model, frozen ones too, so that a rule may name a frozen tower.
 
@@ -66,7 +123,7 @@ def adam(
     def spread(values: dict) -> Any:
         return jax.tree_util.tree_map_with_path(lambda path, _: values[parameter_path(path)], trainable)
 
-    factors = spread(scale)
+    factors = jax.tree.map(operator.mul, spread(scale), layer_factors(config, trainable, paths))
     moments = optax.scale_by_adam(config.b1, config.b2, config.epsilon)
     if config.kind == "adam8bit":
         eight_bit = rules.apply(config.eight_bit, paths, what="optimizer.eight_bit")
@@ -77,7 +134,7 @@ def adam(
         moments,
         optax.add_decayed_weights(config.weight_decay, mask=spread(decay)),
         optax.stateless(lambda updates, _: jax.tree.map(lambda u, factor: u * factor, updates, factors)),
-        optax.scale_by_learning_rate(schedule),
+        optax.scale_by_learning_rate(rate),
     )
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:

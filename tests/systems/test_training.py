@@ -37,10 +37,16 @@ def shrunk(name: str, out: Path, **model) -> configs.TrainConfig:
         max_tokens=32,
         workers=0,
     )
+    sizes = {"joint": 16}
+    for side, tower in model.items():
+        # What the recipe leaves out in training stays left out.
+        of_recipe = vars(getattr(config.model, side)).items()
+        kept = {key: value for key, value in of_recipe if key.endswith("dropout")}
+        sizes[side] = dataclasses.replace(tower, **kept)
     return dataclasses.replace(
         config,
         out=str(out),
-        model=dataclasses.replace(config.model, joint=16, **model),
+        model=dataclasses.replace(config.model, **sizes),
         data=data,
         steps=1,
         optimizer=dataclasses.replace(config.optimizer, warmup_steps=0),
@@ -73,6 +79,7 @@ def test_ml_clap(tmp_path):
         audio=CedConfig(width=16, layers=1, heads=2, chunk_frames=64),
         text=SonarConfig(width=16, layers=1, heads=2, hidden=32, vocabulary=vocabulary),
     )
+    assert config.model.audio.patch_dropout == 0.25
     row, _ = step_and_load(config)
     assert row["temperature"] == pytest.approx(0.07)
     assert "bias" not in row

@@ -96,7 +96,7 @@ def test_states_take_a_quarter_and_are_sharded_like_their_parameter():
 def test_rules_and_size_decide_what_stays_in_32_bits(parts, tiny, changed):
     config = changed(tiny, optimizer={"kind": "adam8bit"}).optimizer
     weights = jax.tree.map(lambda x: jnp.zeros((16, *x.shape)), parts.trainable)
-    optimizer = optimizers.adam(config, optimizers.cosine(config, 10), weights, parts.paths)
+    optimizer = optimizers.adam(config, optimizers.schedule(config, 10), weights, parts.paths)
     _, moments, *_ = optimizer.init(weights)
     leaves = jax.tree_util.tree_leaves_with_path(moments.mu, is_leaf=lambda x: isinstance(x, Quantised))
     found = {optimizers.parameter_path(path): isinstance(leaf, Quantised) for path, leaf in leaves}

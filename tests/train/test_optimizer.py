@@ -1,5 +1,7 @@
 """Schedule values, rules of decay and rate, clipping over everything, no state for what is frozen."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,7 +22,7 @@ def by_path(tree) -> dict[str, np.ndarray]:
 
 
 def first_update(parts, config: OptimizerConfig, gradient) -> dict[str, np.ndarray]:
-    schedule = optimizers.cosine(config, 10)
+    schedule = optimizers.schedule(config, 10)
     adam = optimizers.adam(config, schedule, parts.trainable, parts.paths)
     updates, _ = adam.update(gradient, adam.init(parts.trainable), parts.trainable)
     return by_path(updates)
@@ -28,17 +30,47 @@ def first_update(parts, config: OptimizerConfig, gradient) -> dict[str, np.ndarr
 
 def test_schedule_values():
     config = OptimizerConfig(learning_rate=2.0, warmup_steps=4, final_share=0.1)
-    rate = optimizers.cosine(config, 12)
+    rate = optimizers.schedule(config, 12)
     # Update number 4 takes the peak, number 8 is half-way down the cosine, number 12 takes the end.
     expected = {0: 0.5, 1: 1.0, 3: 2.0, 7: 1.1, 11: 0.2}
     for count, value in expected.items():
         assert float(rate(count)) == pytest.approx(value, rel=1e-6)
 
 
+def test_restarts_warm_up_and_fall_in_every_period():
+    config = OptimizerConfig(
+        learning_rate=2.0, schedule="restarts", warmup_steps=2, final_share=0.1, period=6
+    )
+    rate = optimizers.schedule(config, 100)
+    # Up from 0.2, the peak at update number 2, half-way down at number 4, back at 0.2 at number 6.
+    expected = [1.1, 2.0, 1.1 + 0.9 * np.cos(np.pi / 4), 1.1, 1.1 - 0.9 * np.cos(np.pi / 4), 0.2]
+    for count in range(18):
+        assert float(rate(count)) == pytest.approx(expected[count % 6], rel=1e-6)
+
+
+def test_stairs():
+    config = OptimizerConfig(learning_rate=2.0, schedule="stairs", warmup_steps=2, period=3, drop=0.5)
+    rate = optimizers.schedule(config, 9)
+    expected = [1.0, 2.0, 2.0, 1.0, 1.0, 1.0, 0.5, 0.5, 0.5]
+    assert [float(rate(count)) for count in range(9)] == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"schedule": "restarts", "warmup_steps": 6}, r"is 6 in a period of 6 steps; .* 'optimizer.period'"),
+        ({"schedule": "stairs", "period": 0}, "'optimizer.period' is 0"),
+    ],
+)
+def test_periods_that_cannot_be_are_refused(change, words):
+    with pytest.raises(GlapError, match=words):
+        optimizers.schedule(OptimizerConfig(**{"warmup_steps": 2, "period": 6} | change), 100)
+
+
 @pytest.mark.parametrize("warmup", [10, 11, -1])
 def test_warmup_longer_than_run_is_refused(warmup):
     with pytest.raises(GlapError, match="warmup_steps"):
-        optimizers.cosine(OptimizerConfig(warmup_steps=warmup), 10)
+        optimizers.schedule(OptimizerConfig(warmup_steps=warmup), 10)
 
 
 def test_weight_decay_follows_its_rules(parts):
@@ -66,15 +98,40 @@ def test_rate_follows_its_rules(parts):
     np.testing.assert_allclose(updates["audio/norm/scale"], -0.1, rtol=1e-5)
 
 
+def test_layers_learn_the_more_slowly_the_lower_they_are(parts):
+    """Every parameter; with a rule of `scale`, and with a frozen tower."""
+    config = dataclasses.replace(FLAT, layer_decay=0.5, scale=(("^text/", 0.1), (".*", 1.0)))
+    ones = jax.tree.map(jnp.ones_like, parts.trainable)
+    updates = first_update(parts, config, ones)
+    assert updates.keys() == set(parts.paths)
+    for path, update in updates.items():
+        tower = 0.1 if path.startswith("text/") else 1.0
+        if "/layers/" in path:
+            # Two layers: 1/4 and 1/2; below them 1/8.
+            factors = np.array([0.25, 0.5]).reshape(-1, *[1] * (update.ndim - 1))
+        elif path.startswith(("audio/", "text/")) and not path.startswith("audio/norm/"):
+            factors = 0.125
+        else:
+            factors = 1.0
+        expected = np.broadcast_to(-0.1 * tower * factors, update.shape)
+        np.testing.assert_allclose(update, expected, rtol=1e-5, err_msg=path)
+
+    module = nnx.merge(parts.graph, parts.trainable, parts.frozen)
+    held = states.part(module, ((r"^text/|^audio/blocks/.*kernel", True), (".*", False)))
+    factors = by_path(optimizers.layer_factors(config, held.trainable, held.paths))
+    assert factors["audio/patch/kernel"] == 0.125
+    assert factors["audio/blocks/layers/mlp/up/bias"].ravel().tolist() == [0.25, 0.5]
+
+
 def test_rule_that_matches_nothing_is_refused(parts):
     config = OptimizerConfig(warmup_steps=0, scale=(("^txet/", 0.25), (".*", 1.0)))
     with pytest.raises(GlapError, match=r"optimizer.scale.*txet"):
-        optimizers.adam(config, optimizers.cosine(config, 10), parts.trainable, parts.paths)
+        optimizers.adam(config, optimizers.schedule(config, 10), parts.trainable, parts.paths)
 
 
 def test_clipping_counts_every_parameter_and_the_scalars(parts):
     config = OptimizerConfig(warmup_steps=0, clip=1.0)
-    adam = optimizers.adam(config, optimizers.cosine(config, 10), parts.trainable, parts.paths)
+    adam = optimizers.adam(config, optimizers.schedule(config, 10), parts.trainable, parts.paths)
     gradient = jax.tree.map(jnp.ones_like, parts.trainable)
     gradient["temperature"][...] = jnp.asarray(1e4, jnp.float32)
     _, (_, moments, *_) = adam.update(gradient, adam.init(parts.trainable), parts.trainable)
@@ -89,7 +146,7 @@ def test_frozen_parameters_and_statistics_hold_no_state(parts):
     module = nnx.merge(parts.graph, parts.trainable, parts.frozen)
     config = FLAT
     held = states.part(module, (("^text/", True), (".*", False)))
-    adam = optimizers.adam(config, optimizers.cosine(config, 10), held.trainable, held.paths)
+    adam = optimizers.adam(config, optimizers.schedule(config, 10), held.trainable, held.paths)
     _, moments, *_ = adam.init(held.trainable)
     for tree in (moments.mu, moments.nu):
         assert not [path for path in by_path(tree) if path.startswith("text/")]

@@ -198,7 +198,7 @@ def test_steps_train_average_and_compile_once(tiny, parts, noise, changed):
     """Also: one device and eight give the same losses."""
     config = changed(tiny, ema=0.5, frozen=(("^text/", True), (".*", False)))
     held = states.part(nnx.merge(parts.graph, parts.trainable, parts.frozen), config.frozen)
-    schedule = optimizers.cosine(config.optimizer, config.steps)
+    schedule = optimizers.schedule(config.optimizer, config.steps)
     adam = optimizers.adam(config.optimizer, schedule, held.trainable, held.paths)
     losses = {}
     for count in (1, 8):
