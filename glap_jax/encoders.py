@@ -18,6 +18,7 @@ from glap_jax.audio.dasheng import DashengConfig
 from glap_jax.audio.efficientnet import EfficientNetConfig
 from glap_jax.audio.hubert import HubertConfig
 from glap_jax.audio.sonar_speech import SonarSpeechConfig
+from glap_jax.audio.w2v_bert import W2vBertConfig
 from glap_jax.audio.wav2vec2 import Wav2Vec2Config
 from glap_jax.audio.wavlm import WavLMConfig
 from glap_jax.audio.whisper import WhisperConfig
@@ -36,6 +37,7 @@ AudioConfig = (
     | HubertConfig
     | WavLMConfig
     | SonarSpeechConfig
+    | W2vBertConfig
     | ClaraAudioConfig
     | EfficientNetConfig
 )

@@ -33,6 +33,7 @@ FAMILIES = {
     "hubert": "glap_jax.audio.hubert",
     "wavlm": "glap_jax.audio.wavlm",
     "sonar_speech": "glap_jax.audio.sonar_speech",
+    "w2v_bert": "glap_jax.audio.w2v_bert",
     "sonar": "glap_jax.text.sonar",
     "bert": "glap_jax.text.bert",
     "xlm_roberta": "glap_jax.text.xlm_roberta",

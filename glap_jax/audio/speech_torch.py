@@ -49,11 +49,11 @@ def torch_rules(family: str, attention: Table = (), shared: Table = ()) -> Table
         *shared,
         *prefixed(block, "encoder.layers.{layer}.", "context/blocks/layers/"),
     )
-    return (*prefixed(encoder, f"(|{family}.)", ""), *(Extra(key) for key in _HEAD_KEYS))
+    return (*prefixed(encoder, f"(|{family}.)", ""), *(Extra(key) for key in HEAD_KEYS))
 
 
 # Heads of the published models: pre-training, recognition, classification, speaker verification.
-_HEAD_KEYS = (
+HEAD_KEYS = (
     *("quantizer.codevectors", "quantizer.weight_proj.weight", "quantizer.weight_proj.bias"),
     *("project_q.weight", "project_q.bias", "project_hid.weight", "project_hid.bias"),
     *("lm_head.weight", "lm_head.bias", "layer_weights", "objective.weight"),
@@ -76,7 +76,7 @@ _FIXED: dict[str, Any] = {
     "adapter_attn_dim": None,
 }
 # These act in training only, or on a head that the encoder does not have.
-_IGNORED = (
+IGNORED = (
     *HUGGING_FACE,
     *("feat_proj_dropout", "feat_quantizer_dropout", "feat_extract_dropout", "final_dropout"),
     *("apply_spec_augment", "mask_time_prob", "mask_time_length", "mask_time_min_masks"),
@@ -130,7 +130,7 @@ def config_from_transformers(
     channels = dimension(shapes, "feature_projection.layer_norm.weight", 0)
     fixed = _FIXED | {"model_type": family, "conv_dim": [channels] * len(KERNELS)}
     found = arguments(
-        given, family=family, sizes=names.values(), fixed=fixed, ignored=_IGNORED, choices=_CHOICES
+        given, family=family, sizes=names.values(), fixed=fixed, ignored=IGNORED, choices=_CHOICES
     )
     width = found.get("hidden_size") or dimension(shapes, "encoder.layer_norm.weight", 0)
     layer = "encoder.layers.0.feed_forward.intermediate_dense.weight"

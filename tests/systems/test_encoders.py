@@ -28,6 +28,7 @@ AUDIO = {
     **dict.fromkeys(("wav2vec2", "hubert", "wavlm"), f"{SPEECH} --model.audio.conv-width 8"),
     "sonar_speech": f"{BLOCKS} --model.audio.hidden 16 --model.audio.taps 3 --model.audio.pool-layers 1 "
     "--model.audio.pool-heads 2 --model.audio.pool-hidden 16",
+    "w2v_bert": f"{BLOCKS} --model.audio.hidden 16 --model.audio.taps 3",
     "clara_audio": f"{BLOCKS} --model.audio.embedding 16 --model.audio.latents 8 --model.audio.head-width 4",
     "efficientnet": "--model.audio.classes 16 --model.audio.picture 32 32",
 }
