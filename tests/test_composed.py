@@ -15,6 +15,7 @@ from glap_jax.audio.dasheng import DashengConfig
 from glap_jax.audio.efficientnet import EfficientNetConfig, StageConfig
 from glap_jax.audio.hubert import HubertConfig
 from glap_jax.audio.sonar_speech import SonarSpeechConfig
+from glap_jax.audio.w2v_bert import W2vBertConfig
 from glap_jax.audio.wav2vec2 import Wav2Vec2Config
 from glap_jax.audio.wavlm import WavLMConfig
 from glap_jax.audio.whisper import WhisperConfig
@@ -39,6 +40,7 @@ AUDIO = {
     "hubert": HubertConfig(**SPEECH, **POSITIONS, conv_norm="layer", conv_bias=True, placement="pre"),
     "wavlm": WavLMConfig(**SPEECH, **POSITIONS, normalise=False),
     "sonar_speech": SonarSpeechConfig(16, 2, 2, 24, 3, 1, 2, 24),
+    "w2v_bert": W2vBertConfig(16, 2, 2, 24, 3, 4, 2),
     "clara_audio": ClaraAudioConfig(16, 16, 8, 2, heads=2, head_width=4, max_tokens=32, sample_rate=48_000),
     "efficientnet": EfficientNetConfig((StageConfig(1, 3, 2, 8, 8, 1),), classes=16),
 }
