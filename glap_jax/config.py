@@ -165,6 +165,9 @@ class TrainConfig:
         initial: model folder to start from (`glap-jax convert` makes one of published weights); none starts
             from random parameters.
         frozen: (regex, frozen) rules over parameter paths.
+        lora: (regex, rank) rules over the kernels of linear layers: those of a rank are frozen and learn by a
+            low-rank adapter; 0 adds none.
+        lora_alpha: adapters are scaled by it over their rank.
         steps: optimizer steps of the whole run.
         batch: pairs a step, over all devices.
         accumulation: parts that a step's batch is encoded in, one after the other; the loss still sees
@@ -188,6 +191,8 @@ class TrainConfig:
     optimizer: OptimizerConfig = OptimizerConfig()
     initial: str | None = None
     frozen: tuple[tuple[str, bool], ...] = ((".*", False),)
+    lora: tuple[tuple[str, int], ...] = ((".*", 0),)
+    lora_alpha: float = 16.0
     steps: int = 200_000
     batch: int = 1024
     accumulation: int = 1

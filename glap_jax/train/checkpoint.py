@@ -212,7 +212,7 @@ def _abstract(tree: Any) -> Any:
 def _binding(settings: dict[str, Any]) -> dict[str, Any]:
     """Dotted keys that a resumed run must not change, from a configuration's JSON form."""
     data = {key: value for key, value in settings["data"].items() if key not in FREE_DATA_KEYS}
-    kept = {key: settings[key] for key in ("model", "frozen", "batch", "seed")}
+    kept = {key: settings.get(key) for key in ("model", "frozen", "lora", "lora_alpha", "batch", "seed")}
     return configs.dotted({**kept, "data": data, "ema": settings["ema"] is not None})
 
 

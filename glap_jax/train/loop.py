@@ -14,7 +14,6 @@ from types import FrameType
 import grain
 import jax
 import numpy as np
-from flax import nnx
 from jax.sharding import Mesh
 
 from glap_jax import config as configs
@@ -25,6 +24,7 @@ from glap_jax.layers import compute_dtype
 from glap_jax.model import DualEncoder
 from glap_jax.pipeline import loader
 from glap_jax.text.tokenizers import Tokenizer, open_tokenizer
+from glap_jax.train import lora
 from glap_jax.train import optimizer as optimizers
 from glap_jax.train import state as states
 from glap_jax.train.calibrate import calibrate
@@ -98,7 +98,8 @@ def train(
         module = states.build(config, initial=config.initial if fresh else None)
         if fresh and config.initial is None and config.calibrate_batches:
             measure_inputs(config, module)
-        parts = states.part(module, config.frozen)
+        adapters = lora.adapters(module, config.lora, seed=config.seed)
+        parts = states.part(module, config.frozen, adapters, alpha=config.lora_alpha)
         schedule = optimizers.schedule(config.optimizer, config.steps)
         optimizer = optimizers.adam(config.optimizer, schedule, parts.trainable, parts.paths)
         state = states.start(parts, optimizer, ema=config.ema)
@@ -110,7 +111,7 @@ def train(
             state = checkpoints.restore(state, data)
             frozen = checkpoints.restore_frozen(frozen)
         # From here on the state owns the parameters: a second copy of a large model would not fit.
-        del module
+        del module, adapters
         parts = parts._replace(trainable=None, frozen=None)
         first = int(state.step)
         announce(config, state, frozen, mesh)
@@ -123,7 +124,7 @@ def train(
         evaluation = None
 
         def publish(state: TrainState) -> DualEncoder:
-            module = nnx.merge(parts.graph, state.published, frozen)
+            module = parts.merge(state.published, frozen)
             states.write_bias(module, config.loss, source=config.loss.form, target="code")
             return module
 

@@ -1,7 +1,7 @@
 """What a run carries from step to step, and how a model's parameters are parted into trained and frozen."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +17,7 @@ from glap_jax.errors import GlapError
 from glap_jax.layers import compute_dtype
 from glap_jax.losses import convert_bias
 from glap_jax.model import DualEncoder
+from glap_jax.train import lora
 
 # An `nnx.State`; named loosely because the run-time checker trips over a deprecated base of that class.
 Weights = Any
@@ -44,14 +45,15 @@ class TrainState(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """A model taken apart: `nnx.merge(graph, trainable, frozen)` puts it together again.
+    """A model taken apart; `merge` puts it together again.
 
     Attributes:
         graph: its structure.
-        trainable: parameters that no rule freezes.
+        trainable: parameters that no rule freezes, and adapters.
         frozen: all others, and every stored statistic (such as a frontend's mean and variance).
         paths: names of all parameters, trainable or not.
         learning: names of those that are trained.
+        alpha: LoRA's; without adapters it does nothing.
     """
 
     graph: nnx.GraphDef
@@ -59,6 +61,11 @@ class Parts(NamedTuple):
     frozen: Weights
     paths: tuple[str, ...]
     learning: frozenset[str]
+    alpha: float = 1.0
+
+    def merge(self, trainable: Weights, frozen: Weights) -> DualEncoder:
+        """The plain model of these parameters; adapters are merged into the kernels that they adapt."""
+        return nnx.merge(self.graph, *lora.merge(trainable, frozen, self.alpha))
 
     def learns(self, prefix: str) -> bool:
         """Whether any parameter below `prefix` is trained."""
@@ -119,20 +126,36 @@ def write_bias(module: DualEncoder, config: LossConfig, *, source: str, target: 
         module.bias = nnx.Param(jnp.asarray(bias, jnp.float32))
 
 
-def part(module: DualEncoder, frozen: Sequence[tuple[str, bool]]) -> Parts:
-    """Parts a model by the run's `frozen` rules.
+def part(
+    module: DualEncoder,
+    frozen: Sequence[tuple[str, bool]],
+    adapters: Mapping[lora.Path, nnx.Param] | None = None,
+    *,
+    alpha: float = 1.0,
+) -> Parts:
+    """Parts a model by the run's `frozen` rules; adapted kernels are frozen whatever these say.
+
+    Args:
+        module: the model.
+        frozen: (regex, frozen) rules over its parameters.
+        adapters: from `lora.adapters`; they are always trained.
+        alpha: LoRA's.
 
     Raises:
         GlapError: a rule that matches nothing, a parameter that no rule covers, or nothing left to train.
     """
+    adapters = adapters or {}
     variables = nnx.to_flat_state(nnx.state(module))
     paths = tuple(rules.path_name(path) for path, value in variables if isinstance(value, nnx.Param))
     still = rules.apply(frozen, paths, what="frozen")
+    still |= {rules.path_name(lora.kernel_of(path)): True for path in adapters}
     learning = frozenset(path for path in paths if not still[path])
-    if not learning:
+    more = tuple(rules.path_name(path) for path in adapters)
+    if not learning and not more:
         raise GlapError("frozen: these rules freeze every parameter; leave at least one to train")
     graph, trainable, rest = nnx.split(module, lambda path, _: rules.path_name(path) in learning, ...)
-    return Parts(graph, trainable, rest, paths, learning)
+    trainable = lora.added(trainable, adapters)
+    return Parts(graph, trainable, rest, paths + more, learning | set(more), alpha)
 
 
 def start(parts: Parts, optimizer: optax.GradientTransformation, *, ema: float | None) -> TrainState:

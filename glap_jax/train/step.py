@@ -97,7 +97,7 @@ def value_and_gradient(
     which each part has its own, the result does not depend on it. A tower without trainable parameters runs
     once per part and takes no backward pass.
     """
-    merge = lambda weights: nnx.merge(parts.graph, weights, frozen)  # noqa: E731
+    merge = lambda weights: parts.merge(weights, frozen)  # noqa: E731
     towers = {side: parts.learns(side) for side in ("audio", "text")}
     identity = batch["identity"]
     if accumulation == 1:
@@ -195,7 +195,7 @@ def make_step(
         average = state.average
         if average is not None and config.ema is not None:
             average = moving_average(average, trainable, state.step + 1, config.ema)
-        module = nnx.merge(parts.graph, state.trainable, frozen)
+        module = parts.merge(state.trainable, frozen)
         metrics = {
             "loss": value,
             "grad_norm": jnp.asarray(optax.tree.norm(gradient)),
