@@ -1,5 +1,6 @@
 """Accumulation is exact, frozen towers rest, averages average, nothing is compiled twice."""
 
+import dataclasses
 import functools
 
 import jax
@@ -9,7 +10,7 @@ import pytest
 from flax import nnx
 from jax.sharding import Mesh
 
-from glap_jax.audio.dasheng import Dasheng
+from glap_jax.drawing import Masking
 from glap_jax.text.sonar import Sonar
 from glap_jax.train import optimizer as optimizers
 from glap_jax.train import state as states
@@ -68,25 +69,27 @@ def same_gradient(found, expected) -> None:
 
 
 @pytest.fixture
-def drawing(monkeypatch):
-    """Towers that multiply what they pool by random numbers in training."""
-    for tower in (Dasheng, Sonar):
-        forward = tower.__call__
+def drawing(tiny, changed, monkeypatch):
+    """The tiny model taken apart; training blanks spectrograms and multiplies text vectors by noise."""
+    forward = Sonar.__call__
 
-        def noisy(self, *inputs, key=None, forward=forward):
-            encoded = forward(self, *inputs)
-            if key is None:
-                return encoded
-            return encoded._replace(pooled=encoded.pooled * jax.random.uniform(key, encoded.pooled.shape))
+    def noisy(self, *inputs, key=None):
+        encoded = forward(self, *inputs)
+        if key is None:
+            return encoded
+        return encoded._replace(pooled=encoded.pooled * jax.random.uniform(key, encoded.pooled.shape))
 
-        monkeypatch.setattr(tower, "__call__", noisy)
-        monkeypatch.setattr(tower, "draws", True, raising=False)
+    monkeypatch.setattr(Sonar, "__call__", noisy)
+    monkeypatch.setattr(Sonar, "draws", True, raising=False)
+    masking = Masking(times=1, time_share=0.9, bands=1, band_share=0.9)
+    config = changed(tiny, model={"audio": dataclasses.replace(tiny.model.audio, masking=masking)})
+    return states.part(states.build(config, initial=None), config.frozen)
 
 
 @pytest.mark.slow
-def test_accumulation_is_exact_given_the_same_draws(tiny, parts, noise, drawing):
+def test_accumulation_is_exact_given_the_same_draws(tiny, noise, drawing):
     """The reference encodes each part with its key, once, and differentiates through everything."""
-    module = nnx.merge(parts.graph, parts.trainable, parts.frozen)
+    module = drawing.merge(drawing.trainable, drawing.frozen)
     held = states.part(module, (("^text/", True), (".*", False)))
     batch, key = noise(8), step_key(0, jnp.int32(3))
     loss = make_loss(tiny.loss)
@@ -108,16 +111,16 @@ def test_accumulation_is_exact_given_the_same_draws(tiny, parts, noise, drawing)
 
 
 @pytest.mark.slow
-def test_draws_are_a_function_of_seed_and_step(tiny, parts, noise, drawing):
+def test_draws_are_a_function_of_seed_and_step(tiny, noise, drawing):
     """One device and eight draw the same. At rate 0 nothing but the draws differs from step to step."""
     schedule = lambda _: 0.0  # noqa: E731
-    adam = optimizers.adam(tiny.optimizer, schedule, parts.trainable, parts.paths)
+    adam = optimizers.adam(tiny.optimizer, schedule, drawing.trainable, drawing.paths)
     found = {}
     for count in (1, 8):
         mesh = Mesh(np.asarray(jax.devices()[:count]), ("data",))
-        step = make_step(tiny, parts, adam, schedule, mesh)
-        batch, frozen = noise(8), jax.device_put(parts.frozen, replicated(mesh))
-        state = jax.device_put(states.start(parts, adam, ema=None), replicated(mesh))
+        step = make_step(tiny, drawing, adam, schedule, mesh)
+        batch, frozen = noise(8), jax.device_put(drawing.frozen, replicated(mesh))
+        state = jax.device_put(states.start(drawing, adam, ema=None), replicated(mesh))
         for number in (0, 1, 0):
             state = state._replace(step=jax.device_put(jnp.int32(number), replicated(mesh)))
             state, metrics = step(state, frozen, jax.device_put(batch, over_data(mesh)))
