@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from glap_jax.families import to_torch as to_torch
     from glap_jax.inference import Model as Model
     from glap_jax.inference import load as load
+    from glap_jax.publish import save_hub as save_hub
     from glap_jax.text.tokenizers import SonarTokenizer as SonarTokenizer
     from glap_jax.train.adam8bit import adam8bit as adam8bit
     from glap_jax.train.loop import train as train
@@ -32,6 +33,7 @@ _PLACES = {
     "load": "glap_jax.inference",
     "losses": None,
     "retrieval_metrics": "glap_jax.eval.metrics",
+    "save_hub": "glap_jax.publish",
     "to_torch": "glap_jax.families",
     # The subpackage is callable, since importing any part of it binds this name to it.
     "train": None,

@@ -128,8 +128,10 @@ def convert(
     /,
     *,
     family: str = "glap",
-    to: Literal["jax", "safetensors", "pt"] = "jax",
+    to: Literal["jax", "safetensors", "pt", "hub"] = "jax",
     tokenizer: Path | None = None,
+    license: str | None = None,
+    report: Path | None = None,
     check: Path | None = None,
     compat: bool = False,
     limit: float = 1e-4,
@@ -145,8 +147,11 @@ def convert(
         source: torch .pt, safetensors file or folder, hf:org/name, or a model folder.
         out: model folder (jax) or file to write; not needed with --check.
         family: which system or encoder the checkpoint holds.
-        to: `jax` writes a model folder; `safetensors` and `pt` write the published keys, bit for bit.
+        to: `jax` writes a model folder; `safetensors` and `pt` write the published keys, bit for bit; `hub`
+            writes a folder for the Hugging Face hub with a model card, which `hf upload` takes there.
         tokenizer: SentencePiece model to put into the model folder, so that it can read text.
+        license: what the card calls the licence, in the hub's words: apache-2.0, cc-by-4.0, ...
+        report: folder of a report of `glap-jax eval` that the card shows; by default that of the run.
         check: .npz with inputs and outputs of the reference; prints the worst error of each output.
         compat: reproduce the reference's quirks while checking.
         limit: largest error allowed, in parts of an output's largest value; beyond it the exit status is 2.
@@ -154,7 +159,16 @@ def convert(
     from glap_jax.convert import command
 
     command.convert(
-        source, out, family=family, to=to, tokenizer=tokenizer, check=check, compat=compat, limit=limit
+        source,
+        out,
+        family=family,
+        to=to,
+        tokenizer=tokenizer,
+        license=license,
+        report=report,
+        check=check,
+        compat=compat,
+        limit=limit,
     )
 
 

@@ -110,6 +110,18 @@ def open_module(
     return fill(empty, tables(module, config)[number], source, family=family, number=number)
 
 
+def fill_module(module: nnx.Module, family: str, config: Any, source: Checkpoint) -> nnx.Module:
+    """`module` (abstract, of configuration `config`) with parameters that are still where `source` has them.
+
+    Raises:
+        GlapError: tensors that do not fit, all problems in one line.
+    """
+    home = family_module(family)
+    given = home.config_to_torch(config)
+    number, _ = explained(home, source, given)
+    return fill(module, tables(home, given)[number], source, family=family, number=number)
+
+
 def tables(module: ModuleType, given: Mapping[str, Any] = MappingProxyType({})) -> tuple[Table, ...]:
     """The conversion tables of a family's module; the first is what new models are written in.
 

@@ -1,13 +1,18 @@
-"""The model folder: `config.json`, `parameters/` (Orbax), and where there is one, the tokenizer.
+"""The model folder: `config.json`, parameters, and where there is one, the tokenizer.
 
-That is `spm.model` (SentencePiece) or `tokenizer.json`.
+Parameters are `parameters/` (Orbax), or `model.safetensors` in the published layout (see `glap_jax.publish`);
+the tokenizer is `spm.model` (SentencePiece) or `tokenizer.json`.
 
 `save` writes one, whole or not at all; `load_module` reads it back, strictly.
 """
 
+import contextlib
+import functools
 import json
 import shutil
+from collections.abc import Generator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax.numpy as jnp
@@ -17,7 +22,9 @@ import glap_jax
 from glap_jax import families, parameters
 from glap_jax.config import from_json
 from glap_jax.config import to_json as config_to_json
+from glap_jax.convert.engine import materialise
 from glap_jax.convert.layout import LAYOUT, TorchLayout
+from glap_jax.convert.readers import open_checkpoint
 from glap_jax.errors import GlapError
 from glap_jax.layers import Remat
 from glap_jax.text.tokenizers import open_tokenizer
@@ -54,35 +61,62 @@ def save(folder: str | Path, module: nnx.Module, config: Any, tokenizer: str | P
         GlapError: `folder` holds something else, the tokenizer does not fit, or the disk is full or
             read-only.
     """
+    with whole(folder) as part:
+        describe(part, module, config, tokenizer)
+        parameters.write(part / PARAMETERS, nnx.to_pure_dict(nnx.state(module)), Path(folder).resolve())
+        layout: TorchLayout | None = getattr(module, LAYOUT, None)
+        if layout is not None:
+            layout.save(part)
+
+
+@contextlib.contextmanager
+def whole(folder: str | Path) -> Generator[Path]:
+    """A folder beside `folder` that takes its place when the block ends well, and is removed otherwise.
+
+    Raises:
+        GlapError: `folder` holds something else than a model, or the disk is full or read-only.
+    """
     folder = Path(folder).resolve()
     _check_target(folder)
+    part = folder.with_name(f".{folder.name}.partial")
+    try:
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        yield part
+        _put_in_place(part, folder)
+    except OSError as error:
+        raise parameters.unwritable(folder, error) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def describe(
+    folder: Path,
+    module: nnx.Module,
+    config: Any,
+    tokenizer: str | Path | None,
+    more: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
+    """Writes `config.json`, with what `more` says besides, and the tokenizer.
+
+    Raises:
+        GlapError: the tokenizer does not fit.
+    """
     text = getattr(config, "text", config)
     if tokenizer is not None and hasattr(text, "vocabulary"):
         open_tokenizer(tokenizer, text)
     name = None if tokenizer is None else JSON if Path(tokenizer).suffix == ".json" else TOKENIZER
     words = {
+        **more,
         "glap_jax_format": FORMAT,
         "glap_jax_version": glap_jax.__version__,
         "family": families.family_of(module),
         "model": json.loads(config_to_json(config)),
         "tokenizer": name,
     }
-    part = folder.with_name(f".{folder.name}.partial")
-    try:
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-        parameters.write(part / PARAMETERS, nnx.to_pure_dict(nnx.state(module)), folder)
-        layout: TorchLayout | None = getattr(module, LAYOUT, None)
-        if layout is not None:
-            layout.save(part)
-        if tokenizer is not None and name is not None:
-            shutil.copyfile(tokenizer, part / name)
-        (part / CONFIG).write_text(json.dumps(words, indent=2, ensure_ascii=False), encoding="utf-8")
-        _put_in_place(part, folder)
-    except OSError as error:
-        raise parameters.unwritable(folder, error) from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    if tokenizer is not None and name is not None:
+        shutil.copyfile(tokenizer, folder / name)
+    (folder / CONFIG).write_text(json.dumps(words, indent=2, ensure_ascii=False), encoding="utf-8")
 
 
 def _check_target(folder: Path) -> None:
@@ -159,6 +193,10 @@ def load_module(
         config = families.family_module(family).compat(config)
     build = families.family_module(family).Module
     module = nnx.eval_shape(lambda: build(config, dtype=jnp.dtype(dtype), remat=remat, rngs=nnx.Rngs(0)))
+    if not (folder / PARAMETERS).is_dir() and any(folder.glob("*.safetensors")):
+        module = families.fill_module(module, family, config, open_checkpoint(folder))
+        place = functools.partial(parameters.place_of, sharding=sharding)
+        return materialise(module, f"'{folder.name}'", place), config
     wanted = nnx.to_pure_dict(nnx.state(module))
     nnx.update(module, parameters.read(folder / PARAMETERS, wanted, folder, sharding))
     layout = TorchLayout.load(folder)

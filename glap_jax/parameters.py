@@ -205,16 +205,25 @@ def read(source: Path, wanted: dict[str, Any], folder: Path, sharding: Shardings
     return _or_damaged(folder, lambda: ocp.Checkpointer(handler).restore(source, args=restore))
 
 
+def place_of(path: str, sharding: Shardings | None) -> Sharding | None:
+    """Where the parameter `path` goes; none is the default device.
+
+    Raises:
+        GlapError: `sharding` does not name it.
+    """
+    if sharding is None or isinstance(sharding, Sharding):
+        return sharding
+    if path not in sharding:
+        raise GlapError(f"model: the shardings name no place for '{path}'; give one for every parameter")
+    return sharding[path]
+
+
 def _placed(wanted: dict[str, Any], sharding: Shardings) -> Any:
     """Orbax's arguments that put each array of `wanted` where `sharding` says."""
     import orbax.checkpoint as ocp
 
     def place(path: Any, array: Any) -> Any:
-        if isinstance(sharding, Sharding):
-            return ocp.ArrayRestoreArgs(sharding=sharding, global_shape=array.shape)
-        if (name := path_name(path)) not in sharding:
-            raise GlapError(f"model: the shardings name no place for '{name}'; give one for every parameter")
-        return ocp.ArrayRestoreArgs(sharding=sharding[name], global_shape=array.shape)
+        return ocp.ArrayRestoreArgs(sharding=place_of(path_name(path), sharding), global_shape=array.shape)
 
     return jax.tree_util.tree_map_with_path(place, wanted)
 

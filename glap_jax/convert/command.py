@@ -9,7 +9,7 @@ from glap_jax.convert.check import check as compare
 from glap_jax.convert.check import read_recording
 from glap_jax.convert.checkpoint import Checkpoint
 from glap_jax.convert.readers import TORCH_SUFFIXES, open_checkpoint
-from glap_jax.convert.writers import save_pt, save_safetensors, written
+from glap_jax.convert.writers import save_pt, save_shards, written
 from glap_jax.errors import GlapError
 
 
@@ -18,8 +18,10 @@ def convert(
     out: Path | None = None,
     *,
     family: str = "glap",
-    to: Literal["jax", "safetensors", "pt"] = "jax",
+    to: Literal["jax", "safetensors", "pt", "hub"] = "jax",
     tokenizer: Path | None = None,
+    license: str | None = None,
+    report: Path | None = None,
     check: Path | None = None,
     compat: bool = False,
     limit: float = 1e-4,
@@ -30,9 +32,11 @@ def convert(
         source: torch .pt, safetensors file or folder, hf:org/name, or a model folder.
         out: model folder (`jax`), folder for `model.safetensors` and `config.json`, or `.pt` file to write.
         family: which system or encoder the checkpoint holds; a model folder knows its own.
-        to: `jax` writes a model folder; `safetensors` and `pt` write the published keys, bit for bit.
+        to: `jax` writes a model folder; `safetensors` and `pt` write the published keys, bit for bit; `hub`
+            writes a folder for the Hugging Face hub (see `glap_jax.save_hub`).
         tokenizer: SentencePiece model to put into the folder, so that it can read text; by default the one
             that lies in the source folder.
+        license, report: what the hub's model card says of the licence, and the evaluation it shows.
         check: recorded inputs and outputs of the reference (`.npz`, see `convert.check.check`), with which
             the model is compared; `out` is not needed then.
         compat: reproduce the reference's quirks in that comparison; what is written is the sound model.
@@ -46,15 +50,23 @@ def convert(
         raise GlapError("convert: nothing to do; name what to write (OUT), or a recording to --check")
     if compat and check is None:
         raise GlapError("convert: --compat acts on --check only, what is written is the sound model; drop it")
+    if to != "hub" and (license or report):
+        raise GlapError("convert: --license and --report are for the card that --to hub writes; drop them")
     recorded = {} if check is None else read_recording(check)
     if out is not None:
         _check_target(out, to)
     name, source = source, hub.local(source)
     if out is not None:
-        _write(source, out, family, to, tokenizer)
+        if to == "hub":
+            from glap_jax.publish import publish
+
+            told = {"license": license, "report": report}
+            publish(source, out, family=family, tokenizer=tokenizer, **told)
+        else:
+            _write(source, out, family, to, tokenizer)
         print(f"{name} -> {out} ({to})")
     if check is not None:
-        place = out if out is not None and to == "jax" else source
+        place = out if out is not None and to in ("jax", "hub") else source
         if folder.is_model(place):
             module, _ = folder.load_module(place, compat=compat)
         else:
@@ -101,7 +113,7 @@ def _write(source: Path, out: Path, family: str, to: str, tokenizer: Path | None
 
 def _write_folder(out: Path, checkpoint: Checkpoint, tokenizer: Path | None) -> None:
     """The files of the Hugging Face layout: tensors, sizes, and the tokenizer where there is one."""
-    save_safetensors(out / "model.safetensors", checkpoint)
+    save_shards(out, checkpoint)
     with written(out / "config.json") as file:
         file.write(json.dumps(checkpoint.config, indent=2).encode())
     if tokenizer is not None:

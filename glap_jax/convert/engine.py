@@ -219,14 +219,23 @@ def _read(group: list[_Part], shape: tuple[int, ...], source: Checkpoint) -> np.
     return values
 
 
-def materialise(module: nnx.Module, where: str) -> nnx.Module:
-    """`module` with the `Lazy` parameters of `fill` read, one by one; `where` names their file."""
+def materialise(
+    module: nnx.Module, where: str, place: Callable[[str], jax.sharding.Sharding | None] = lambda path: None
+) -> nnx.Module:
+    """`module` with the `Lazy` parameters of `fill` read, one by one.
+
+    Args:
+        module: changed in place.
+        where: names the file.
+        place: where a parameter goes, by its path; none is the default device.
+    """
     flat = nnx.to_flat_state(nnx.state(module))
     large = sum(variable.get_value().nbytes for _, variable in flat) > _LARGE
-    for _, variable in track(flat, f"reading {where}", unit="parameter") if large else flat:
+    for path, variable in track(flat, f"reading {where}", unit="parameter") if large else flat:
         values = variable.get_value().read()
         # What is read-only belongs to the caller, who may still change it.
-        variable.set_value(jax.device_put(values, may_alias=values.flags.writeable))
+        mine = values.flags.writeable
+        variable.set_value(jax.device_put(values, place(path_name(path)), may_alias=mine))
     nnx.update(module, nnx.from_flat_state(flat))
     return module
 

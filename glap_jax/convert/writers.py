@@ -66,6 +66,29 @@ def save_safetensors(path: Path, tensors: Mapping[str, Any]) -> None:
             file.write(np.ascontiguousarray(tensor.read()).reshape(-1).view(np.uint8).data)
 
 
+def save_shards(folder: Path, tensors: Mapping[str, Any], *, largest: int | str = "5GB") -> None:
+    """Writes `model.safetensors`, or beyond `largest` bytes several files and their index, as on the hub.
+
+    Raises:
+        GlapError: a file cannot be written.
+    """
+    from huggingface_hub import split_state_dict_into_shards_factory
+
+    source = in_memory(tensors)
+    split = split_state_dict_into_shards_factory(
+        source.tensors,
+        get_storage_size=lambda tensor: tensor.nbytes,
+        filename_pattern="model{suffix}.safetensors",
+        max_shard_size=largest,
+    )
+    for name, keys in split.filename_to_tensors.items():
+        save_safetensors(folder / name, Checkpoint({key: source.tensors[key] for key in keys}))
+    if split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+        with written(folder / "model.safetensors.index.json") as file:
+            file.write(json.dumps(index, indent=2, sort_keys=True).encode())
+
+
 def save_pt(path: Path, source: Checkpoint) -> None:
     """Writes `{"model": tensors, "config": config}` with torch, emptying `source` as it goes.
 
