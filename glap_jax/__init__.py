@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from glap_jax import encoders as encoders
+    from glap_jax import export as export
     from glap_jax import losses as losses
     from glap_jax.eval.evaluate import evaluate as evaluate
     from glap_jax.eval.metrics import retrieval_metrics as retrieval_metrics
@@ -29,6 +30,7 @@ _PLACES = {
     "adam8bit": "glap_jax.train.adam8bit",
     "encoders": None,
     "evaluate": "glap_jax.eval.evaluate",
+    "export": None,
     "from_torch": "glap_jax.families",
     "load": "glap_jax.inference",
     "losses": None,

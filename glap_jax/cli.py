@@ -21,6 +21,7 @@ USAGE = """glap-jax: contrastive audio-text models in JAX
   glap-jax embed FOLDER -o out.npz         embed every recording of a folder
   glap-jax score clip.wav "a dog;un chien" match one recording with captions
   glap-jax convert glap.pt glap_jax/       published checkpoints to a model folder, and back
+  glap-jax export MODEL programs/          the encoders as StableHLO, for CPU, CUDA and TPU
 
 glap-jax <verb> --help explains one of them."""
 
@@ -31,6 +32,7 @@ Model = Annotated[str, tyro.conf.arg(metavar="MODEL")]
 Source = Annotated[Path, tyro.conf.arg(metavar="SOURCE")]
 Published = Annotated[str, tyro.conf.arg(metavar="SOURCE")]
 Target = Annotated[Path | None, tyro.conf.arg(metavar="OUT")]
+Folder = Annotated[Path, tyro.conf.arg(metavar="OUT")]
 Clip = Annotated[Path, tyro.conf.arg(metavar="CLIP")]
 Captions = Annotated[str, tyro.conf.arg(metavar="CAPTIONS")]
 Overrides = Annotated[Sequence[str], tyro.conf.Suppress]
@@ -172,6 +174,37 @@ def convert(
     )
 
 
+def export(
+    model: Model,
+    out: Folder,
+    /,
+    *,
+    platforms: tuple[Literal["cpu", "cuda", "tpu"], ...] = ("cpu", "cuda", "tpu"),
+    seconds: float = 10.0,
+    tokens: int = 128,
+    frontend: Literal["inside", "apart"] = "inside",
+    dtype: Literal["float32", "bfloat16"] = "float32",
+) -> None:
+    """Writes encode_audio and encode_text as StableHLO programs that take any number of rows.
+
+    OUT receives audio.stablehlo and text.stablehlo, their parameters (.safetensors, arguments of the
+    programs), export.json and the tokenizer. Run them with `glap_jax.export.load(OUT)`, or by JAX alone:
+    jax.export.deserialize(PROGRAM).call(PARAMETERS, waveform, lengths).
+
+    Args:
+        model: model folder, run folder, checkpoint file, or hf:org/name.
+        out: folder to write.
+        platforms: what the programs run on.
+        seconds: length of the rows of samples; shorter clips are padded.
+        tokens: length of the rows of token ids; shorter texts are padded.
+        frontend: `apart` makes it a program of its own (Dasheng, CED, CLARA).
+        dtype: compute type; embeddings are float32.
+    """
+    from glap_jax import export as body
+
+    body.save(model, out, platforms=platforms, seconds=seconds, tokens=tokens, frontend=frontend, dtype=dtype)
+
+
 VERBS = {
     "quickstart": quickstart,
     "train": train,
@@ -179,6 +212,7 @@ VERBS = {
     "embed": embed,
     "score": score,
     "convert": convert,
+    "export": export,
 }
 
 

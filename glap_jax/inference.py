@@ -286,6 +286,21 @@ def _as_list(clips: Clip | Sequence[Clip]) -> list[Clip]:
     return list(clips)
 
 
+def find_model(path_or_hub_id: str | Path) -> Path:
+    """The model folder or checkpoint that is meant by it, or by a run's folder or hf:organisation/name.
+
+    Raises:
+        GlapError: nothing there.
+    """
+    path = hub.local(path_or_hub_id)
+    if not path.exists():
+        raise GlapError(
+            f"model: there is no '{path}'; `glap-jax quickstart` trains one into runs/quickstart/model, "
+            "`glap-jax convert` makes one from published weights"
+        )
+    return path / "model" if not is_model(path) and is_model(path / "model") else path
+
+
 def load(
     path_or_hub_id: str | Path,
     *,
@@ -307,15 +322,8 @@ def load(
     Raises:
         GlapError: nothing there, no such model, damaged files, or another model's tokenizer.
     """
-    path = hub.local(path_or_hub_id)
-    if not path.exists():
-        raise GlapError(
-            f"model: there is no '{path}'; `glap-jax quickstart` trains one into runs/quickstart/model, "
-            "`glap-jax convert` makes one from published weights"
-        )
+    path = find_model(path_or_hub_id)
     dtype = compute_dtype() if dtype is None else dtype
-    if not is_model(path) and is_model(path / "model"):
-        path = path / "model"
     if is_model(path):
         module, _ = load_module(path, dtype=dtype, sharding=sharding)
     elif sharding is not None:

@@ -120,20 +120,31 @@ class Ced(nnx.Module):
 
         With a `key`, as in training, it leaves out patches and blanks what its configuration says.
         """
-        sound = self.config.mode == "sound"
-        # The reference transforms the padded row as if all of it were sound.
-        mel, frames = self.frontend(waveform, lengths if sound else None)
+        mel, frames = self.features(waveform, lengths)
         if key is not None:
             key, blanking = jax.random.split(key)
             mel = self.config.masking(mel, frames, blanking)
+        return self.from_features(mel, frames, key)
+
+    def features(
+        self, waveform: Float[Array, "B T"], lengths: Int[Array, " B"] | None
+    ) -> tuple[Float[Array, "B S F"], Bool[Array, "B S"]]:
+        """Normalised log-mel, and which frames are real."""
+        # The reference transforms the padded row as if all of it were sound.
+        return self.frontend(waveform, lengths if self.config.mode == "sound" else None)
+
+    def from_features(
+        self, mel: Float[Array, "B S F"], frames: Bool[Array, "B S"], key: Key[Array, ""] | None = None
+    ) -> Encoded:
+        """Encodes what `features` gives; with a `key` it leaves patches out."""
         x, real = self._embed(*self._chunked(mel, frames))
         if key is not None and self.config.patch_dropout:
             x, real = self._thinned(x, real, key)
         x = self.norm(self.blocks(x, real))
-        batch = waveform.shape[0]
+        batch = mel.shape[0]
         means = x.astype(jnp.float32).mean(axis=1).reshape(batch, -1, x.shape[-1])
         x, real = x.reshape(batch, -1, x.shape[-1]), real.reshape(batch, -1)
-        return Encoded(x, real, masked_mean(x, real) if sound else means.mean(axis=1))
+        return Encoded(x, real, masked_mean(x, real) if self.config.mode == "sound" else means.mean(axis=1))
 
     def _chunked(
         self, mel: Float[Array, "B S F"], frames: Bool[Array, "B S"]

@@ -158,23 +158,23 @@ class ClaraAudio(nnx.Module):
         Raises:
             GlapError: rows longer than the table of positions.
         """
-        mel, frames = self.log_mel(waveform, lengths)
+        mel, frames = self.features(waveform, lengths)
         if key is not None:
             key, blanking = jax.random.split(key)
             mel = self.config.masking(mel, frames, blanking)
-        return self.encode(mel, frames, key)
+        return self.from_features(mel, frames, key)
 
-    def log_mel(
+    def features(
         self, waveform: Float[Array, "B T"], lengths: Int[Array, " B"] | None
     ) -> tuple[Float[Array, "B S F"], Bool[Array, "B S"]]:
         """Log-mel, zero in frames beyond the clip, and which frames are not: see `peak_log_mel`."""
         sizes = {"size": self.SIZE, "hop": self.HOP, "mels": self.MELS}
         return peak_log_mel(waveform, lengths, sample_rate=self.config.sample_rate, **sizes)
 
-    def encode(
+    def from_features(
         self, mel: Float[Array, "B S F"], frames: Bool[Array, "B S"], key: Key[Array, ""] | None = None
     ) -> Encoded:
-        """Encodes what `log_mel` gives; `frames` is True where a frame is real.
+        """Encodes what `features` gives; `frames` is True where a frame is real.
 
         Raises:
             GlapError: rows longer than the table of positions.

@@ -109,10 +109,25 @@ class Dasheng(nnx.Module):
 
         With a `key`, as in training, it blanks what its configuration says.
         """
-        # Both references transform the padded row as if all of it were sound.
-        mel, frames = self.frontend(waveform, lengths if self.config.mode == "sound" else None)
+        mel, frames = self.features(waveform, lengths)
         if key is not None:
             mel = self.config.masking(mel, frames, key)
+        return self.from_features(mel, frames, lengths)
+
+    def features(
+        self, waveform: Float[Array, "B T"], lengths: Int[Array, " B"] | None
+    ) -> tuple[Float[Array, "B S F"], Bool[Array, "B S"]]:
+        """Normalised log-mel, and which frames are real."""
+        # Both references transform the padded row as if all of it were sound.
+        return self.frontend(waveform, lengths if self.config.mode == "sound" else None)
+
+    def from_features(
+        self,
+        mel: Float[Array, "B S F"],
+        frames: Bool[Array, "B S"],
+        lengths: Int[Array, " B"] | None = None,
+    ) -> Encoded:
+        """Encodes what `features` gives; only the quirks of `dasheng` look at `lengths`, in samples."""
         mel, real = self._whole_tokens(mel, frames, lengths)
         x = self._embed(mel)
         size = self.config.chunk_tokens

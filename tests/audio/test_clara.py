@@ -40,7 +40,7 @@ def test_log_mel(sound, golden, clip, close, name):
     name, _, rate = name.partition("_as_")
     module = nnx.clone(sound)
     module.config = dataclasses.replace(sound.config, sample_rate=int(rate or 16_000))
-    mel, real = module.log_mel(jnp.asarray(clip(name))[None], None)
+    mel, real = module.features(jnp.asarray(clip(name))[None], None)
     stem = f"mel/{name}_as_{rate}" if rate else f"mel/{name}"
     assert mel.shape[1] == io[f"{stem}/num_frames"]
     assert real.all()
@@ -51,7 +51,7 @@ def test_log_mel(sound, golden, clip, close, name):
 def test_features_of_recorded_spectrograms(sound, golden, close, name):
     io = golden("clara")
     mel = jnp.asarray(io[f"mel/{name}/logmel"])[None]
-    found = sound.encode(mel, jnp.ones(mel.shape[:2], bool))
+    found = sound.from_features(mel, jnp.ones(mel.shape[:2], bool))
     close(found.pooled[0], io[f"audio/{name}/features"], FEATURES)
 
 
@@ -168,13 +168,15 @@ def test_bfloat16_stays_near_float32(tensors, sound, clip):
 def test_training_hides_half_of_the_tokens_from_the_latents(sound, clip, monkeypatch):
     module = nnx.clone(sound)
     module.config = dataclasses.replace(sound.config, sequence_dropout=0.5)
-    mel, frames = module.log_mel(jnp.asarray(clip("c0_5s"))[None], None)
+    mel, frames = module.features(jnp.asarray(clip("c0_5s"))[None], None)
     seen = []
     latents = ClaraAudio._latents
     monkeypatch.setattr(
         ClaraAudio, "_latents", lambda self, x, mask: seen.append((x, mask)) or latents(self, x, mask)
     )
-    found = [module.encode(mel, frames, key).pooled for key in (None, *jax.random.split(jax.random.key(0)))]
+    found = [
+        module.from_features(mel, frames, key).pooled for key in (None, *jax.random.split(jax.random.key(0)))
+    ]
     (every, _), (half, mask), (other, _) = seen
     assert (every.shape[1], half.shape[1]) == (8, 4)
     assert mask.all()
@@ -182,6 +184,6 @@ def test_training_hides_half_of_the_tokens_from_the_latents(sound, clip, monkeyp
     rows = np.abs(np.asarray(half[0])[:, None] - np.asarray(every[0])[None]).sum(axis=2).argmin(axis=1)
     np.testing.assert_array_equal(half[0], every[0, rows])
     assert np.abs(half - other).max() > 0
-    np.testing.assert_array_equal(found[0], sound.encode(mel, frames).pooled)
+    np.testing.assert_array_equal(found[0], sound.from_features(mel, frames).pooled)
     assert np.isfinite(found).all()
     assert np.abs(found[1] - found[0]).max() > 0
