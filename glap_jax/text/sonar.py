@@ -1,7 +1,7 @@
 """SONAR's multilingual text encoder (Duquenne et al., 2023; as in dasheng-glap, without fairseq2)."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from glap_jax.convert.constructor import Shapes, arguments, dimension, heads, layers
-from glap_jax.convert.rules import Rule, Same, Table, dense, fused, norm, prefixed
+from glap_jax.convert.rules import Extra, Rule, Same, Table, Transform, dense, fused, norm, prefixed
 from glap_jax.layers import Block, Encoded, Remat, Stack, layer_norm, masked_mean
 
 
@@ -98,20 +98,56 @@ class Sonar(nnx.Module):
         return Encoded(x, mask, masked_mean(x, mask))
 
 
-BLOCK_TORCH_RULES: Table = (
-    *norm("self_attn_layer_norm", "attention_norm"),
-    *fused(*(f"self_attn.{part}_proj" for part in "qkv"), "attention/qkv"),
-    *dense("self_attn.output_proj", "attention/out"),
-    *norm("ffn_layer_norm", "mlp_norm"),
-    *dense("ffn.inner_proj", "mlp/up"),
-    *dense("ffn.output_proj", "mlp/down"),
-)
+def _block(out: str, mlp_norm: str, up: str, down: str) -> Table:
+    """The table of a layer, of which these names differ between layouts."""
+    return (
+        *norm("self_attn_layer_norm", "attention_norm"),
+        *fused(*(f"self_attn.{part}_proj" for part in "qkv"), "attention/qkv"),
+        *dense(f"self_attn.{out}", "attention/out"),
+        *norm(mlp_norm, "mlp_norm"),
+        *dense(up, "mlp/up"),
+        *dense(down, "mlp/down"),
+    )
+
+
+BLOCK_TORCH_RULES = _block("output_proj", "ffn_layer_norm", "ffn.inner_proj", "ffn.output_proj")
 
 TORCH_RULES: Table = (
     Rule("encoder_frontend.embed.weight", "embedding/embedding", Same),
     *prefixed(BLOCK_TORCH_RULES, "encoder.layers.{layer}.", "blocks/layers/"),
     *norm("layer_norm", "norm"),
 )
+
+# Places of the control tokens in fairseq's dictionary (BOS, PAD, EOS, UNK), in SentencePiece's order.
+_CONTROL = [1, 3, 0, 2]
+
+
+def _reordered(rows: np.ndarray, order: Sequence[int]) -> np.ndarray:
+    """`rows`, the first of them in another order; in place if they are nobody else's."""
+    # A view of a single value, which stands for a shape, is the same in any order.
+    if not any(rows.strides):
+        return rows
+    rows = rows if rows.flags.writeable else rows.copy()
+    rows[: len(order)] = rows[list(order)]
+    return rows
+
+
+_EMBEDDING = Transform(
+    lambda x: _reordered(x[0], _CONTROL), lambda x: (_reordered(x, np.argsort(_CONTROL).tolist()),)
+)
+
+FAIRSEQ_BLOCK_TORCH_RULES = _block("out_proj", "final_layer_norm", "fc1", "fc2")
+
+# `state_dict` of the encoder that facebookresearch/SONAR publishes, as its `sonar_text/handler.py` (8da24c2)
+# reads it: fairseq's names, which the two markers of version and position table come with.
+FAIRSEQ_TORCH_RULES: Table = (
+    Rule("embed_tokens.weight", "embedding/embedding", _EMBEDDING),
+    *prefixed(FAIRSEQ_BLOCK_TORCH_RULES, "layers.{layer}.", "blocks/layers/"),
+    *norm("layer_norm", "norm"),
+    Extra("version"),
+    Extra("embed_positions._float_tensor"),
+)
+OTHER_TORCH_RULES = (FAIRSEQ_TORCH_RULES,)
 
 Config, Module = SonarConfig, Sonar
 
@@ -126,14 +162,17 @@ def config_from_torch(shapes: Shapes, given: Mapping[str, Any]) -> SonarConfig:
     """
     names = ("model_dim", "num_layers", "num_heads", "ffn_inner_dim", "vocab_size", "max_seq_len")
     sizes = arguments(given, family="sonar", sizes=names, fixed=_FIXED, ignored=("dropout_p",))
-    embedding = "encoder_frontend.embed.weight"
+    if "embed_tokens.weight" in shapes:
+        embedding, stack, inner = "embed_tokens.weight", "layers.", "fc1"
+    else:
+        embedding, stack, inner = "encoder_frontend.embed.weight", "encoder.layers.", "ffn.inner_proj"
     width = sizes.get("model_dim") or dimension(shapes, embedding, 1)
     hidden = sizes.get("ffn_inner_dim")
     return SonarConfig(
         width=width,
-        layers=sizes.get("num_layers") or layers(shapes, "encoder.layers."),
+        layers=sizes.get("num_layers") or layers(shapes, stack),
         heads=heads(width, sizes.get("num_heads"), {1024: 16}, family="sonar"),
-        hidden=hidden or dimension(shapes, "encoder.layers.0.ffn.inner_proj.weight", 0),
+        hidden=hidden or dimension(shapes, f"{stack}0.{inner}.weight", 0),
         vocabulary=sizes.get("vocab_size") or dimension(shapes, embedding, 0),
         max_tokens=sizes.get("max_seq_len") or SonarConfig.max_tokens,
     )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from glap_jax.families import from_torch
+from glap_jax.families import from_torch, to_torch
 from glap_jax.text.sonar import sinusoids
 
 SENTENCE = 1e-5
@@ -17,11 +17,48 @@ encode = nnx.jit(lambda module, ids, mask: module(ids, mask))
 
 
 @pytest.fixture(scope="module")
-def sonar(weights):
-    tensors = weights("glap")
+def tensors(weights):
     prefix = "text_encoder.model."
-    text = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-    return from_torch("sonar", text, {"num_heads": 4})
+    found = weights("glap").items()
+    return {key.removeprefix(prefix): value for key, value in found if key.startswith(prefix)}
+
+
+@pytest.fixture(scope="module")
+def sonar(tensors):
+    return from_torch("sonar", tensors, {"num_heads": 4})
+
+
+FAIRSEQ = {
+    "encoder_frontend.embed": "embed_tokens",
+    "encoder.layers": "layers",
+    "self_attn.output_proj": "self_attn.out_proj",
+    "ffn_layer_norm": "final_layer_norm",
+    "ffn.inner_proj": "fc1",
+    "ffn.output_proj": "fc2",
+}
+
+
+def test_the_published_layout_of_fairseq(sonar, tensors):
+    """Other names, control tokens in fairseq's order, two markers: the same encoder, and back bit for bit."""
+    published = {"version": np.array([3.0], np.float32)}
+    published["embed_positions._float_tensor"] = np.zeros(1, np.float32)
+    for key, value in tensors.items():
+        for ours, theirs in FAIRSEQ.items():
+            key = key.replace(ours, theirs)
+        published[key] = value
+    pad, unknown, begin, end, *_ = embedding = published["embed_tokens.weight"].copy()
+    published["embed_tokens.weight"] = np.concatenate([[begin, pad, end, unknown], embedding[4:]])
+    kept = {key: value.copy() for key, value in published.items()}
+    module = from_torch("sonar", published, {"num_heads": 4})
+    assert module.config == sonar.config
+    for found, expected in zip(
+        jax.tree.leaves(nnx.state(module)), jax.tree.leaves(nnx.state(sonar)), strict=True
+    ):
+        np.testing.assert_array_equal(found, expected)
+    back = to_torch(module)
+    assert set(back) == set(kept)
+    for key, value in kept.items():
+        assert back[key].tobytes() == value.tobytes() == published[key].tobytes(), key
 
 
 def test_positions_are_fairseq_s(golden):
