@@ -290,7 +290,7 @@ def export(module: nnx.Module, table: Table, *, family: str) -> dict[str, Lazy]:
     return tensors
 
 
-def _write(part: _Part, index: int, value: jax.Array, dtype: np.dtype) -> np.ndarray:
+def _write(part: _Part, index: int, value: jax.Array | np.ndarray, dtype: np.dtype) -> np.ndarray:
     array = np.asarray(value)
     layer = array if part.layer is None else array[part.layer]
     return part.rule.transform.to_torch(layer)[index].astype(dtype, copy=False)

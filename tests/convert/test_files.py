@@ -73,6 +73,22 @@ def test_shards_and_the_configuration_beside_them(tmp_path):
         open_checkpoint(index)
 
 
+def test_a_family_in_shards(tmp_path, weights):
+    """As the hub keeps large models: shards, an index that counts bytes, and the sizes beside them."""
+    tensors, source = dict(weights("ced")), tmp_path / "published"
+    source.mkdir()
+    keys = sorted(tensors)
+    names = {key: f"model-0000{1 + place % 2}-of-00002.safetensors" for place, key in enumerate(keys)}
+    for name in set(names.values()):
+        part = {key: tensors[key] for key in keys if names[key] == name}
+        safetensors.numpy.save_file(part, source / name, metadata={"format": "pt"})
+    index = {"metadata": {"total_size": sum(map(np.size, tensors.values()))}, "weight_map": names}
+    (source / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+    (source / "config.json").write_text('{"num_heads": 4}', encoding="utf-8")
+    convert(source, tmp_path / "model", family="ced")
+    assert_equal(to_checkpoint(folder.load_module(tmp_path / "model")[0]), tensors)
+
+
 @pytest.mark.parametrize("wrapped", ["flat", "model", "state_dict", "legacy"])
 def test_torch_files(torch, tmp_path, wrapped):
     state = {key: tensor(torch, value) for key, value in TENSORS.items()}
