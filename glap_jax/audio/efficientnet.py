@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 from glap_jax.audio import picture
 from glap_jax.convert.constructor import Shapes, arguments, dimension, layers
 from glap_jax.convert.rules import Kernel2d, Rule, Table, Transform, batch_norm, dense, prefixed
+from glap_jax.convolutions import depthwise
 from glap_jax.errors import GlapError
 from glap_jax.layers import BatchNorm, Encoded, Remat, Stack, linear
 
@@ -155,6 +156,7 @@ class ConvNorm(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.active = active
+        self.stride = stride
         self.convolution = nnx.Conv(
             inputs,
             outputs,
@@ -170,7 +172,15 @@ class ConvNorm(nnx.Module):
         self.norm = BatchNorm(outputs, epsilon=epsilon)
 
     def __call__(self, x: Float[Array, "B Y X D"]) -> Float[Array, "B Y2 X2 D2"]:
-        x = self.norm(self.convolution(x))
+        kernel = self.convolution.kernel[...].astype(x.dtype)
+        if self.convolution.feature_group_count > 1:
+            x = depthwise(x, kernel, self.stride)
+        elif kernel.shape[0] == 1:
+            # A matrix product takes half the time of a convolution with one tap on a CPU.
+            x = jnp.einsum("byxd,de->byxe", x, kernel[0, 0])
+        else:
+            x = self.convolution(x)
+        x = self.norm(x)
         return jax.nn.silu(x) if self.active else x
 
 
