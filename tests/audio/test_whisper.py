@@ -156,7 +156,7 @@ def test_there_and_back_without_the_decoder(weights, layout):
 
 
 def test_a_file_of_openai_s(weights, whisper, tmp_path):
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason="install the extra 'torch'")
     from glap_jax.convert.readers import open_checkpoint
 
     tensors = {key: torch.from_numpy(value) for key, value in openai(weights("hf_whisper")).items()}

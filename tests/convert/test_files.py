@@ -28,7 +28,7 @@ TENSORS = {
 
 @pytest.fixture(scope="module")
 def torch():
-    return pytest.importorskip("torch")
+    return pytest.importorskip("torch", reason="install the extra 'torch'")
 
 
 def assert_equal(found, expected):

@@ -16,7 +16,7 @@ import pytest
 
 from glap_jax.convert.readers import open_checkpoint
 
-torch = pytest.importorskip("torch")
+torch = pytest.importorskip("torch", reason="install the extra 'torch'")
 
 MANIFEST = Path(__file__).parents[1] / "golden" / "manifests" / "state_dicts.json"
 FULL = os.environ.get("GLAP_JAX_FULL_SIZE") == "1"
