@@ -22,6 +22,7 @@ USAGE = """glap-jax: contrastive audio-text models in JAX
   glap-jax score clip.wav "a dog;un chien" match one recording with captions
   glap-jax convert glap.pt glap_jax/       published checkpoints to a model folder, and back
   glap-jax export MODEL programs/          the encoders as StableHLO, for CPU, CUDA and TPU
+  glap-jax bench encode                    how fast the encoders are here; --against torch compares
 
 glap-jax <verb> --help explains one of them."""
 
@@ -37,6 +38,7 @@ Clip = Annotated[Path, tyro.conf.arg(metavar="CLIP")]
 Captions = Annotated[str, tyro.conf.arg(metavar="CAPTIONS")]
 Overrides = Annotated[Sequence[str], tyro.conf.Suppress]
 Output = Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+Encoders = Annotated[tuple[str, ...], tyro.conf.arg(metavar="[ENCODER ...]")]
 Report = Annotated[Path | None, tyro.conf.arg(aliases=["-o"])]
 
 
@@ -205,6 +207,34 @@ def export(
     body.save(model, out, platforms=platforms, seconds=seconds, tokens=tokens, frontend=frontend, dtype=dtype)
 
 
+def bench_encode(
+    encoders: Encoders = (),
+    /,
+    *,
+    against: Literal["none", "torch"] = "none",
+    batch: int = 4,
+    seconds: float = 10.0,
+    repeats: int = 7,
+    json: bool = False,
+) -> None:
+    """Measures how long encoders with random parameters take for the embedded recordings on this device.
+
+    Prints a Markdown table of medians in milliseconds a clip (or text of 64 tokens).
+
+    Args:
+        encoders: each FAMILY:VARIANT, such as whisper:base bert:minilm; by default every family's base size.
+        against: `torch` runs the PyTorch code that each comes from, or an equal one, in turns in the same
+            process, with the same parameters and inputs, and says how much the outputs differ.
+        batch: clips or texts encoded together.
+        seconds: length of each clip.
+        repeats: runs of each, of which the median counts.
+        json: print JSON instead of a table.
+    """
+    from glap_jax.bench import encode
+
+    encode.run(encoders, against=against, batch=batch, seconds=seconds, repeats=repeats, as_json=json)
+
+
 VERBS = {
     "quickstart": quickstart,
     "train": train,
@@ -213,6 +243,7 @@ VERBS = {
     "score": score,
     "convert": convert,
     "export": export,
+    "bench encode": bench_encode,
 }
 
 
@@ -221,7 +252,8 @@ def run(words: list[str]) -> None:
     if not words or words[0] in ("-h", "--help", "help"):
         print(USAGE)
         return
-    verb, *rest = words
+    size = 2 if " ".join(words[:2]) in VERBS else 1
+    verb, rest = " ".join(words[:size]), words[size:]
     if verb == "--version":
         print(f"glap-jax {glap_jax.__version__}")
         return

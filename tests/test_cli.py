@@ -13,7 +13,7 @@ import glap_jax
 from glap_jax import cli
 
 ROOT = Path(__file__).parents[1]
-VERBS = ("quickstart", "train", "eval", "embed", "score", "convert", "export")
+VERBS = ("quickstart", "train", "eval", "embed", "score", "convert", "export", "bench encode")
 # The smallest run that is still one: a few steps of a narrow model on the embedded recordings.
 SMALL = (
     "--steps 4 --batch 8 --model.audio.width 16 --model.audio.layers 1 --model.audio.heads 2 "
@@ -54,7 +54,7 @@ def test_usage_names_every_verb(capsys):
 @pytest.mark.parametrize("verb", VERBS)
 def test_help_explains_every_argument(verb, capsys):
     with pytest.raises(SystemExit) as stop:
-        cli.main([verb, "--help"])
+        cli.main([*verb.split(), "--help"])
     assert not stop.value.code
     printed = capsys.readouterr().out
     assert f"usage: glap-jax {verb}" in printed

@@ -1,0 +1,135 @@
+"""`glap-jax bench encode`: how long encoders take, beside the PyTorch code that they come from."""
+
+import dataclasses
+import gc
+import json
+import os
+import statistics
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from glap_jax.bench import encoders
+from glap_jax.bench.encoders import Encoder
+from glap_jax.bench.references import REFERENCES, need
+from glap_jax.bench.timing import in_turns
+from glap_jax.errors import GlapError
+from glap_jax.families import to_torch
+from glap_jax.progress import track
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """What was measured of an encoder; times are medians in milliseconds a clip (or text).
+
+    Attributes:
+        encoder: `family:variant`.
+        begins: what went in.
+        ours: this package's time.
+        torch: the reference's.
+        ratio: the first over the second; below 1 is faster.
+        difference: largest difference of the two outputs over the largest value of the reference's.
+    """
+
+    encoder: str
+    begins: str
+    ours: float
+    torch: float | None = None
+    ratio: float | None = None
+    difference: float | None = None
+
+
+def run(
+    names: Sequence[str],
+    *,
+    against: str = "none",
+    batch: int = 4,
+    seconds: float = 10.0,
+    repeats: int = 7,
+    as_json: bool = False,
+) -> None:
+    """Measures and prints a Markdown table, or JSON.
+
+    Args:
+        names: encoders, each `family:variant`; none takes `encoders.BASES`.
+        against: `torch` measures the same model with the same parameters there too, in turns.
+        batch: clips or texts that are encoded together.
+        seconds: of each clip.
+        repeats: runs of each, of which the median counts.
+        as_json: print JSON instead of a table.
+
+    Raises:
+        GlapError: no such encoder, no recordings here, or no library to compare with.
+    """
+    if batch < 1 or repeats < 1 or seconds <= 0:
+        raise GlapError("bench: --batch, --repeats and --seconds must be above 0")
+    chosen = {name: encoders.parse(name) for name in names or encoders.BASES}
+    if against == "torch":
+        need("torch", "the time").set_num_threads(cores())
+    rows = []
+    for name, config in track(list(chosen.items()), "encoders", unit="encoder"):
+        encoder = encoders.build(name, config, batch=batch, seconds=seconds)
+        rows.append(measure(encoder, against=against, repeats=repeats))
+        del encoder
+        # A model's arrays go before the next one's come.
+        gc.collect()
+    print(json.dumps([dataclasses.asdict(row) for row in rows], indent=2) if as_json else table(rows))
+
+
+def measure(encoder: Encoder, *, against: str, repeats: int) -> Row:
+    """Times one encoder, and with `torch` its reference in turns with it."""
+    graph, state = nnx.split(encoder.module)
+    compiled = jax.jit(lambda state, *inputs: encoder.span.forward(nnx.merge(graph, state), *inputs))
+    calls: dict[str, Callable[[], Any]] = {
+        "ours": lambda: jax.block_until_ready(compiled(state, *encoder.inputs))
+    }
+    if against == "torch":
+        calls["torch"] = reference(encoder)
+    batch = len(encoder.inputs[0])
+    times = in_turns(calls, repeats)
+    ours, *other = (1e3 * statistics.median(times[name]) / batch for name in calls)
+    row = Row(encoder.name, encoder.span.begins, ours)
+    if not other:
+        return row
+    expected = calls["torch"]().numpy()
+    difference = np.abs(np.asarray(calls["ours"]()) - expected).max() / np.abs(expected).max()
+    return dataclasses.replace(row, torch=other[0], ratio=ours / other[0], difference=float(difference))
+
+
+def reference(encoder: Encoder) -> Callable[[], Any]:
+    """A call that runs the encoder's PyTorch reference on the same inputs, with the same parameters.
+
+    Raises:
+        GlapError: its library is not installed.
+    """
+    torch = need("torch", "the time")
+    tensors = {key: torch.from_numpy(np.array(value)) for key, value in to_torch(encoder.module).items()}
+    forward = REFERENCES[encoder.config.family](encoder.config, tensors)
+    inputs = [torch.from_numpy(np.array(value)) for value in encoder.inputs]
+
+    def call() -> Any:
+        with torch.inference_mode():
+            return forward(*inputs)
+
+    return call
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The Markdown table of what was measured."""
+    compared = rows[0].torch is not None
+    titles = ["encoder", "from", "glap_jax, ms"] + ["PyTorch, ms", "ratio", "difference"] * compared
+    lines = [f"| {' | '.join(titles)} |", "|" + "-|" * len(titles)]
+    for row in rows:
+        line = f"| {row.encoder} | {row.begins} | {row.ours:.1f} |"
+        if row.torch is not None:
+            line += f" {row.torch:.1f} | {row.ratio:.2f} | {row.difference:.0e} |"
+        lines.append(line)
+    return "\n".join(lines)
