@@ -222,7 +222,7 @@ def bench_encode(
     Prints a Markdown table of medians in milliseconds a clip (or text of 64 tokens).
 
     Args:
-        encoders: each FAMILY:VARIANT, such as whisper:base bert:minilm; by default every family's base size.
+        encoders: names such as whisper.base bert.minilm; by default every family's base size.
         against: `torch` runs the PyTorch code that each comes from, or an equal one, in turns in the same
             process, with the same parameters and inputs, and says how much the outputs differ.
         batch: clips or texts encoded together.

@@ -10,6 +10,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Key
 
 from glap_jax.drawing import dropout
+from glap_jax.kernels import attend
 
 Activation = Literal["gelu", "relu", "geglu", "silu"]
 Remat = Literal["none", "dots", "full"]
@@ -147,9 +148,7 @@ class Attention(nnx.Module):
         bias, q = self.adjusted(bias, x, q), self.asked(q)
         # Only keys are masked: a row without any real key attends uniformly instead of giving NaN.
         keys = None if mask is None else mask[:, None, None, :]
-        # JAX's own code promotes bfloat16 to float32 for the softmax, which strict promotion would refuse.
-        with jax.numpy_dtype_promotion("standard"):
-            x = jax.nn.dot_product_attention(q, k, v, bias=bias, mask=keys)
+        x = attend(q, k, v, bias=bias, mask=keys)
         return self.out(x.reshape(batch, tokens, -1))
 
     def adjusted(
@@ -193,8 +192,7 @@ class CrossAttention(nnx.Module):
         batch, tokens, _ = context.shape
         q = self.query(x).reshape(batch, x.shape[1], self.heads, -1)
         k, v = jnp.unstack(self.key_value(context).reshape(batch, tokens, 2, self.heads, -1), axis=2)
-        with jax.numpy_dtype_promotion("standard"):
-            found = jax.nn.dot_product_attention(q, k, v, mask=mask[:, None, None, :])
+        found = attend(q, k, v, mask=mask[:, None, None, :])
         return self.out(found.reshape(batch, x.shape[1], -1))
 
 

@@ -14,8 +14,8 @@ from jaxtyping import Array, Float, Int
 from glap_jax.audio import picture
 from glap_jax.convert.constructor import Shapes, arguments, dimension, layers
 from glap_jax.convert.rules import Kernel2d, Rule, Table, Transform, batch_norm, dense, prefixed
-from glap_jax.convolutions import depthwise
 from glap_jax.errors import GlapError
+from glap_jax.kernels import depthwise
 from glap_jax.layers import BatchNorm, Encoded, Remat, Stack, linear
 
 

@@ -12,8 +12,9 @@ import jax
 import numpy as np
 from flax import nnx
 
-from glap_jax.bench import encoders
-from glap_jax.bench.encoders import Encoder
+from glap_jax import encoders
+from glap_jax.bench import cases
+from glap_jax.bench.cases import Case
 from glap_jax.bench.references import REFERENCES, need
 from glap_jax.bench.timing import in_turns
 from glap_jax.errors import GlapError
@@ -26,7 +27,7 @@ class Row:
     """What was measured of an encoder; times are medians in milliseconds a clip (or text).
 
     Attributes:
-        encoder: `family:variant`.
+        encoder: its name, such as `whisper.base`.
         begins: what went in.
         ours: this package's time.
         torch: the reference's.
@@ -54,7 +55,7 @@ def run(
     """Measures and prints a Markdown table, or JSON.
 
     Args:
-        names: encoders, each `family:variant`; none takes `encoders.BASES`.
+        names: encoders as `encoders.variant` takes them, such as whisper.base; none takes `cases.BASES`.
         against: `torch` measures the same model with the same parameters there too, in turns.
         batch: clips or texts that are encoded together.
         seconds: of each clip.
@@ -66,32 +67,33 @@ def run(
     """
     if batch < 1 or repeats < 1 or seconds <= 0:
         raise GlapError("bench: --batch, --repeats and --seconds must be above 0")
-    chosen = {name: encoders.parse(name) for name in names or encoders.BASES}
+    # Variants that take any tokenizer get a vocabulary of the usual size.
+    chosen = {name: encoders.variant(name, vocabulary=32_000) for name in names or cases.BASES}
     if against == "torch":
         need("torch", "the time").set_num_threads(cores())
     rows = []
     for name, config in track(list(chosen.items()), "encoders", unit="encoder"):
-        encoder = encoders.build(name, config, batch=batch, seconds=seconds)
-        rows.append(measure(encoder, against=against, repeats=repeats))
-        del encoder
+        case = cases.build(name, config, batch=batch, seconds=seconds)
+        rows.append(measure(case, against=against, repeats=repeats))
+        del case
         # A model's arrays go before the next one's come.
         gc.collect()
     print(json.dumps([dataclasses.asdict(row) for row in rows], indent=2) if as_json else table(rows))
 
 
-def measure(encoder: Encoder, *, against: str, repeats: int) -> Row:
+def measure(case: Case, *, against: str, repeats: int) -> Row:
     """Times one encoder, and with `torch` its reference in turns with it."""
-    graph, state = nnx.split(encoder.module)
-    compiled = jax.jit(lambda state, *inputs: encoder.span.forward(nnx.merge(graph, state), *inputs))
+    graph, state = nnx.split(case.module)
+    compiled = jax.jit(lambda state, *inputs: case.span.forward(nnx.merge(graph, state), *inputs))
     calls: dict[str, Callable[[], Any]] = {
-        "ours": lambda: jax.block_until_ready(compiled(state, *encoder.inputs))
+        "ours": lambda: jax.block_until_ready(compiled(state, *case.inputs))
     }
-    if against == "torch":
-        calls["torch"] = reference(encoder)
-    batch = len(encoder.inputs[0])
+    if against == "torch" and case.config.family in REFERENCES:
+        calls["torch"] = reference(case)
+    batch = len(case.inputs[0])
     times = in_turns(calls, repeats)
     ours, *other = (1e3 * statistics.median(times[name]) / batch for name in calls)
-    row = Row(encoder.name, encoder.span.begins, ours)
+    row = Row(case.name, case.span.begins, ours)
     if not other:
         return row
     expected = calls["torch"]().numpy()
@@ -99,16 +101,16 @@ def measure(encoder: Encoder, *, against: str, repeats: int) -> Row:
     return dataclasses.replace(row, torch=other[0], ratio=ours / other[0], difference=float(difference))
 
 
-def reference(encoder: Encoder) -> Callable[[], Any]:
+def reference(case: Case) -> Callable[[], Any]:
     """A call that runs the encoder's PyTorch reference on the same inputs, with the same parameters.
 
     Raises:
         GlapError: its library is not installed.
     """
     torch = need("torch", "the time")
-    tensors = {key: torch.from_numpy(np.array(value)) for key, value in to_torch(encoder.module).items()}
-    forward = REFERENCES[encoder.config.family](encoder.config, tensors)
-    inputs = [torch.from_numpy(np.array(value)) for value in encoder.inputs]
+    tensors = {key: torch.from_numpy(np.array(value)) for key, value in to_torch(case.module).items()}
+    forward = REFERENCES[case.config.family](case.config, tensors)
+    inputs = [torch.from_numpy(np.array(value)) for value in case.inputs]
 
     def call() -> Any:
         with torch.inference_mode():
@@ -124,12 +126,14 @@ def cores() -> int:
 
 def table(rows: Sequence[Row]) -> str:
     """The Markdown table of what was measured."""
-    compared = rows[0].torch is not None
+    compared = any(row.torch is not None for row in rows)
     titles = ["encoder", "from", "glap_jax, ms"] + ["PyTorch, ms", "ratio", "difference"] * compared
     lines = [f"| {' | '.join(titles)} |", "|" + "-|" * len(titles)]
     for row in rows:
         line = f"| {row.encoder} | {row.begins} | {row.ours:.1f} |"
         if row.torch is not None:
             line += f" {row.torch:.1f} | {row.ratio:.2f} | {row.difference:.0e} |"
+        elif compared:
+            line += " – | – | – |"
         lines.append(line)
     return "\n".join(lines)

@@ -201,7 +201,8 @@ def _clara_text(config: ClaraTextConfig, tensors: Tensors) -> Forward:
     return forward
 
 
-# What makes a family's reference from a config and its tensors: a call from torch tensors to a tensor.
+# What makes a reference from a config and its tensors: a call from torch tensors to a tensor. That of
+# SONAR's speech encoder (fairseq2) cannot be installed beside the others.
 REFERENCES: Mapping[str, Callable[[Any, Tensors], Forward]] = {
     "dasheng": _vit,
     "ced": _vit,

@@ -1,10 +1,9 @@
 """What `glap-jax bench encode` runs: encoders by name with fresh parameters, and what goes into them."""
 
 import dataclasses
-import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,18 +13,15 @@ from jaxtyping import Array, Float
 
 from glap_jax import quickstart
 from glap_jax.audio import picture
-from glap_jax.config import AudioConfig, TextConfig
-from glap_jax.errors import GlapError
+from glap_jax.encoders import TEXT
 from glap_jax.pipeline.decode import decode
 from glap_jax.pipeline.sources import TarSource, find_shards
 
-AUDIO = {kind.family: kind for kind in get_args(AudioConfig)}
-TEXT = {kind.family: kind for kind in get_args(TextConfig)}
 # The sizes that the systems are built from.
 BASES = (
-    *("dasheng:base", "ced:base", "beats:base", "whisper:base", "wav2vec2:base", "hubert:base", "wavlm:base"),
-    *("clara_audio:m100", "efficientnet:b0", "efficientnet:b7"),
-    *("sonar:base", "bert:base", "bert:minilm", "xlm_roberta:base", "clara_text:m100"),
+    *("dasheng.base", "ced.base", "beats.base", "whisper.base", "wav2vec2.base", "hubert.base", "wavlm.base"),
+    *("sonar_speech.english", "clara_audio.m100", "efficientnet.b0", "efficientnet.b7"),
+    *("sonar.base", "bert.base", "bert.minilm", "xlm_roberta.base", "clara_text.m100"),
 )
 TOKENS = 64
 # Rows as quiet as this have nothing 120 dB under their loudest bin: Dasheng's reference clamps a whole batch
@@ -48,8 +44,8 @@ class Span(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Encoder:
-    """An encoder with fresh parameters and its inputs.
+class Case:
+    """An encoder with fresh parameters, and what it is measured on.
 
     Attributes:
         name: what it is called in tables.
@@ -96,29 +92,7 @@ def _picture(config: Any) -> dict[str, int]:
     return {"height": height, "width": width}
 
 
-def parse(name: str) -> Any:
-    """The config that `family:variant` names, such as `whisper:base`.
-
-    Raises:
-        GlapError: no such encoder; what there is is listed.
-    """
-    family, _, variant = name.partition(":")
-    kinds = AUDIO | TEXT
-    if family not in kinds:
-        raise GlapError(f"bench: '{family}' is no encoder; there are {', '.join(kinds)}")
-    kind = kinds[family]
-    variants = [
-        each
-        for each, value in vars(kind).items()
-        if isinstance(value, classmethod) and not inspect.signature(getattr(kind, each)).parameters
-    ]
-    if variant not in variants:
-        there = ", ".join(f"{family}:{each}" for each in variants)
-        raise GlapError(f"bench: '{name}' is no size of an encoder; there are {there}")
-    return getattr(kind, variant)()
-
-
-def build(name: str, config: Any, *, batch: int, seconds: float) -> Encoder:
+def build(name: str, config: Any, *, batch: int, seconds: float) -> Case:
     """An encoder with parameters from a fixed seed, and inputs from the embedded recordings.
 
     Args:
@@ -139,7 +113,7 @@ def build(name: str, config: Any, *, batch: int, seconds: float) -> Encoder:
         raw = recordings(batch, seconds, module.SAMPLE_RATE)
         span = _SPANS.get(config.family, _WAVEFORM)
     inputs = jax.block_until_ready(nnx.jit(span.prepare)(module, jnp.asarray(raw)))
-    return Encoder(name, config, module, inputs, span)
+    return Case(name, config, module, inputs, span)
 
 
 def recordings(batch: int, seconds: float, rate: int) -> Float[np.ndarray, "B T"]:
