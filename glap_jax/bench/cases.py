@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from glap_jax import quickstart
 from glap_jax.audio import picture
+from glap_jax.audio.conformer import stacked_fbank
 from glap_jax.encoders import TEXT
 from glap_jax.pipeline.decode import decode
 from glap_jax.pipeline.sources import TarSource, find_shards
@@ -20,7 +21,7 @@ from glap_jax.pipeline.sources import TarSource, find_shards
 # The sizes that the systems are built from.
 BASES = (
     *("dasheng.base", "ced.base", "beats.base", "whisper.base", "wav2vec2.base", "hubert.base", "wavlm.base"),
-    *("sonar_speech.english", "clara_audio.m100", "efficientnet.b0", "efficientnet.b7"),
+    *("sonar_speech.english", "w2v_bert.v2", "clara_audio.m100", "efficientnet.b0", "efficientnet.b7"),
     *("sonar.base", "bert.base", "bert.minilm", "xlm_roberta.base", "clara_text.m100"),
 )
 TOKENS = 64
@@ -62,8 +63,13 @@ class Case:
     span: Span
 
 
-# Spectrograms that the references leave to other libraries (librosa, matplotlib) are made beforehand.
+# What the references leave to other libraries (librosa, matplotlib, NumPy) is made beforehand.
 _SPANS = {
+    "w2v_bert": Span(
+        "features",
+        lambda module, waveform: stacked_fbank(waveform, None),
+        lambda module, features, mask: module.encode(features, mask).tokens,
+    ),
     "clara_audio": Span(
         "log-mel",
         lambda module, waveform: module.log_mel(waveform, None),

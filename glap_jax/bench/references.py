@@ -60,7 +60,10 @@ def _whisper(config: WhisperConfig, tensors: Tensors) -> Forward:
     model = _loaded(
         modeling.WhisperEncoder(transformers.WhisperConfig(**words)), tensors, prefix="model.encoder."
     )
-    extract = transformers.WhisperFeatureExtractor(feature_size=config.mels)
+    # A token is 20 ms.
+    extract = transformers.WhisperFeatureExtractor(
+        feature_size=config.mels, chunk_length=config.positions // 50
+    )
 
     def forward(waveform: Any) -> Any:
         rows = list(waveform.numpy())
@@ -70,15 +73,25 @@ def _whisper(config: WhisperConfig, tensors: Tensors) -> Forward:
     return forward
 
 
+def _transformers(config: Any, tensors: Tensors, name: str, sizes: dict[str, Any], **rest: Any) -> Any:
+    """The filled model `name` of `transformers`, with `sizes` beside those of `config`."""
+    library = need("transformers", config.family)
+    words = family_module(config.family).config_to_torch(config)
+    # What only this package reads, and what a configuration's class says already.
+    own = ("do_normalize", "pooling", "prefix", "model_type")
+    words = {key: value for key, value in words.items() if key not in own}
+    kind = getattr(library, f"{name}Model")
+    return _loaded(kind(getattr(library, f"{name}Config")(**words, **sizes), **rest), tensors)
+
+
+# Without masks in training there is no vector for what they hide.
+_UNMASKED = {"mask_time_prob": 0.0, "mask_feature_prob": 0.0}
+
+
 def _speech(config: Any, tensors: Tensors) -> Forward:
     """wav2vec 2.0, HuBERT and WavLM; their extractor's normalisation is a line of PyTorch here."""
-    transformers = need("transformers", config.family)
-    words = family_module(config.family).config_to_torch(config)
-    words = {key: value for key, value in words.items() if key != "do_normalize"}
     name = {"wav2vec2": "Wav2Vec2", "hubert": "Hubert", "wavlm": "WavLM"}[config.family]
-    # Without masks in training there is no vector for them.
-    sizes = getattr(transformers, f"{name}Config")(**words, mask_time_prob=0.0, mask_feature_prob=0.0)
-    model = _loaded(getattr(transformers, f"{name}Model")(sizes), tensors)
+    model = _transformers(config, tensors, name, _UNMASKED)
 
     def forward(waveform: Any) -> Any:
         if config.normalise:
@@ -89,15 +102,14 @@ def _speech(config: Any, tensors: Tensors) -> Forward:
     return forward
 
 
+def _w2v_bert(config: Any, tensors: Tensors) -> Forward:
+    model = _transformers(config, tensors, "Wav2Vec2Bert", _UNMASKED)
+    return lambda features, _: model(features).last_hidden_state
+
+
 def _bert(config: Any, tensors: Tensors) -> Forward:
-    transformers = need("transformers", config.family)
-    words = family_module(config.family).config_to_torch(config)
     name = {"bert": "Bert", "xlm_roberta": "XLMRoberta"}[config.family]
-    sizes = {key: value for key, value in words.items() if key not in ("pooling", "prefix", "model_type")}
-    kind = getattr(transformers, f"{name}Model")
-    model = _loaded(
-        kind(getattr(transformers, f"{name}Config")(**sizes), add_pooling_layer=config.pooler), tensors
-    )
+    model = _transformers(config, tensors, name, {}, add_pooling_layer=config.pooler)
 
     def forward(ids: Any, mask: Any) -> Any:
         found = model(ids, attention_mask=mask)
@@ -211,6 +223,7 @@ REFERENCES: Mapping[str, Callable[[Any, Tensors], Forward]] = {
     "wav2vec2": _speech,
     "hubert": _speech,
     "wavlm": _speech,
+    "w2v_bert": _w2v_bert,
     "clara_audio": _clara_audio,
     "efficientnet": _efficientnet,
     "sonar": _sonar,

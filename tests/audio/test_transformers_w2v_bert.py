@@ -15,8 +15,8 @@ from glap_jax.errors import GlapError
 from glap_jax.families import from_torch, to_torch
 
 pytestmark = pytest.mark.torch
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
+torch = pytest.importorskip("torch", reason="install the extra 'torch'")
+transformers = pytest.importorskip("transformers", reason="install the extra 'dev'")
 
 # Without SpecAugment there is no `masked_spec_embed`, which only training uses.
 COMMON = {"mask_time_prob": 0.0, "mask_feature_prob": 0.0}

@@ -12,6 +12,7 @@ from glap_jax.audio.clara import ClaraAudioConfig
 from glap_jax.audio.dasheng import DashengConfig
 from glap_jax.audio.efficientnet import EfficientNetConfig, StageConfig
 from glap_jax.audio.hubert import HubertConfig
+from glap_jax.audio.w2v_bert import W2vBertConfig
 from glap_jax.audio.whisper import WhisperConfig
 from glap_jax.bench import cases, encode, references
 from glap_jax.bench.timing import in_turns
@@ -23,8 +24,9 @@ from glap_jax.text.xlm_roberta import XlmRobertaConfig
 STAGES = tuple(StageConfig(1 if number == 0 else 2, 3, 1, 8, 8, 1) for number in range(7))
 # Small models of every way that a reference is made, and the library that it comes from.
 COMPARED = [
-    (WhisperConfig(16, 1, 2, 24, 80, 1500), "transformers"),
+    (WhisperConfig(16, 1, 2, 24, 80, 50), "transformers"),
     (HubertConfig(16, 1, 2, 24, conv_width=8, position_groups=4), "transformers"),
+    (W2vBertConfig(16, 1, 2, 24, 3), "transformers"),
     (BertConfig(16, 1, 2, 24, 50, 64), "transformers"),
     (XlmRobertaConfig(16, 1, 2, 24, 50, 64, pooling="mean", pooler=False), "transformers"),
     (ClaraTextConfig(16, 16, 16, 1, 2, 24, 50, 64), "torch"),
