@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-# Fewer logits than these fit into a cache together.
-FEW_LOGITS = 2**21
-# Queries of one head whose logits do.
+# Fewer logits of a row (its heads' together) than these are made at once.
+FEW_LOGITS = 2**19
+# Most queries of a head whose logits are.
 QUERIES = 512
 
 
@@ -42,17 +42,18 @@ def attend(
 
         # Heads, then blocks of queries are what is looped over; attention sees heads of one.
         queries = jnp.pad(queries, ((0, 0), (0, surplus), (0, 0), (0, 0)))
-        queries = queries.reshape(batch, blocks, -1, heads, 1, width).transpose(3, 1, 0, 2, 4, 5)
+        size = (rows + surplus) // blocks
+        queries = queries.reshape(batch, blocks, size, heads, 1, width).transpose(3, 1, 0, 2, 4, 5)
         keys, values = (x[..., None, :].transpose(2, 0, 1, 3, 4) for x in (keys, values))
         if bias is not None:
             bias = jnp.pad(bias, ((0, 0), (0, 0), (0, surplus), (0, 0)))
-            bias = bias.reshape(-1, 1, heads, blocks, bias.shape[2] // blocks, bias.shape[3])
+            bias = bias.reshape(bias.shape[0], 1, heads, blocks, size, bias.shape[3])
             bias = bias.transpose(2, 3, 0, 1, 4, 5)
         found = lax.map(head, (queries, keys, values, bias))
-        return found.transpose(2, 1, 3, 0, 4, 5).reshape(batch, -1, heads, width)[:, :rows]
+        return found.transpose(2, 1, 3, 0, 4, 5).reshape(batch, size * blocks, heads, width)[:, :rows]
 
-    logits = queries.shape[0] * queries.shape[2] * queries.shape[1] * keys.shape[1]
-    if logits < FEW_LOGITS:
+    # The batch does not count: an exported program leaves its size open.
+    if queries.shape[2] * queries.shape[1] * keys.shape[1] < FEW_LOGITS:
         return whole(queries, keys, values, bias)
     return lax.platform_dependent(queries, keys, values, bias, cpu=by_head, default=whole)
 
@@ -86,14 +87,12 @@ def _convolved(x: Array, kernel: Array, stride: int) -> Array:
 
 def _shifted(x: Array, kernel: Array, stride: int) -> Array:
     size, edge = kernel.shape[0], (kernel.shape[0] - 1) // 2
-    batch, height, width, channels = x.shape
-    # Distance from the first to the last place of a tap, on both axes.
-    down, right = ((length - 1) // stride * stride for length in (height, width))
+    # From the first to behind the last place of a tap, on both axes.
+    down, right = ((length - 1) // stride * stride + 1 for length in x.shape[1:3])
     padded = jnp.pad(x, ((0, 0), (edge, edge), (edge, edge), (0, 0)))
     total = jnp.zeros((), jnp.float32)
     for row in range(size):
         for column in range(size):
-            start, end = (0, row, column, 0), (batch, row + down + 1, column + right + 1, channels)
-            part = lax.slice(padded, start, end, (1, stride, stride, 1))
+            part = padded[:, row : row + down : stride, column : column + right : stride]
             total = total + part.astype(jnp.float32) * kernel[row, column, 0].astype(jnp.float32)
     return total.astype(x.dtype)

@@ -65,3 +65,24 @@ def test_attention_without_bias_and_mask_in_bfloat16(monkeypatch):
     found = jax.jit(lambda *each: attend(*each))(*arrays)
     assert found.dtype == jnp.bfloat16
     np.testing.assert_allclose(found.astype(np.float32), expected.astype(np.float32), atol=2e-2)
+
+
+def test_both_are_exported_for_any_batch_and_platform(monkeypatch):
+    monkeypatch.setattr(kernels, "FEW_LOGITS", 1)
+    shapes = jax.export.symbolic_args_specs(
+        [jnp.zeros(shape, jnp.float32) for shape in ((2, 6, 2, 4), (2, 6, 5, 4), (3, 3, 1, 4))],
+        ["b, 6, 2, 4", "b, 6, 5, 4", None],
+    )
+
+    def both(x, image, kernel):
+        return attend(x, x, x), depthwise(image, kernel, 2)
+
+    program = jax.export.export(jax.jit(both), platforms=("cpu", "cuda", "tpu"))(*shapes)
+    draw = np.random.default_rng(0)
+    for batch in (1, 3):
+        given = [
+            jnp.asarray(draw.normal(size=(batch, *spec.shape[1:]) if place < 2 else spec.shape), jnp.float32)
+            for place, spec in enumerate(shapes)
+        ]
+        for found, expected in zip(program.call(*given), both(*given), strict=True):
+            np.testing.assert_allclose(found, expected, atol=1e-6)
