@@ -10,6 +10,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Key
 
 from glap_jax.drawing import dropout
+from glap_jax.errors import GlapError
 from glap_jax.kernels import attend
 
 Activation = Literal["gelu", "relu", "geglu", "silu"]
@@ -51,6 +52,15 @@ class Encoded(NamedTuple):
     tokens: Float[Array, "B N D"]
     mask: Bool[Array, "B N"]
     pooled: Float[Array, "B D"]
+
+
+def require_positions(tokens: int, most: int) -> None:
+    """Raises GlapError where rows of text are longer than a table of `most` positions."""
+    if tokens > most:
+        raise GlapError(
+            f"text: rows of {tokens} tokens, and this model has positions for {most}; cut them, or lower "
+            "'max_tokens' of the data"
+        )
 
 
 def masked_mean(tokens: Float[Array, "B N D"], mask: Bool[Array, "B N"]) -> Float[Array, "B D"]:

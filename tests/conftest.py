@@ -1,5 +1,6 @@
 """Strict settings for every test: 8 fake CPU devices, strict dtypes, shapes and types checked at run time."""
 
+import json
 import os
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
@@ -38,6 +39,14 @@ def weights():
     from safetensors.numpy import load_file
 
     return lambda item: load_file(GOLDEN / item / "weights.safetensors")
+
+
+@pytest.fixture(scope="session")
+def glap_config():
+    """The constructor arguments of the recorded GLAP, as `from_torch` takes them."""
+    config = json.loads((GOLDEN / "glap" / "config.json").read_text(encoding="utf-8"))
+    towers = {"audio": config["audio_constructor"], "text": config["text_constructor"]}
+    return {**towers, "embed_size": config["embed_size"]}
 
 
 @pytest.fixture(scope="session")

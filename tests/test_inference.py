@@ -27,24 +27,14 @@ NOISE = 3e-6
 
 
 @pytest.fixture(scope="module")
-def given_config():
-    config = json.loads((GOLDEN / "config.json").read_text(encoding="utf-8"))
-    return {
-        "audio": config["audio_constructor"],
-        "text": config["text_constructor"],
-        "embed_size": config["embed_size"],
-    }
-
-
-@pytest.fixture(scope="module")
-def model(weights, given_config):
-    module = glap_jax.from_torch("glap", weights("glap"), given_config)
+def model(weights, glap_config):
+    module = glap_jax.from_torch("glap", weights("glap"), glap_config)
     return Model(module, SonarTokenizer(GOLDEN / "spm.model", compact=True))
 
 
 @pytest.fixture(scope="module")
-def reference(weights, given_config):
-    module = glap_jax.from_torch("glap", weights("glap"), given_config, compat=True)
+def reference(weights, glap_config):
+    module = glap_jax.from_torch("glap", weights("glap"), glap_config, compat=True)
     return Model(module, SonarTokenizer(GOLDEN / "spm.model", compact=True))
 
 
@@ -54,13 +44,13 @@ def sounds(clip):
 
 
 @pytest.fixture
-def checkpoint(tmp_path, given_config):
+def checkpoint(tmp_path, glap_config):
     """The recorded model as a published folder: safetensors, config.json, tokenizer."""
     place = tmp_path / "published"
     place.mkdir()
     shutil.copy(GOLDEN / "weights.safetensors", place / "model.safetensors")
     shutil.copy(GOLDEN / "spm.model", place / "sentencepiece.bpe.model")
-    (place / "config.json").write_text(json.dumps(given_config))
+    (place / "config.json").write_text(json.dumps(glap_config))
     return place
 
 

@@ -25,23 +25,13 @@ def encode(module, waveform, lengths):
 
 
 @pytest.fixture(scope="module")
-def given():
-    config = json.loads((GOLDEN / "config.json").read_text(encoding="utf-8"))
-    return {
-        "audio": config["audio_constructor"],
-        "text": config["text_constructor"],
-        "embed_size": config["embed_size"],
-    }
+def reference(weights, glap_config):
+    return from_torch("glap", weights("glap"), glap_config, compat=True)
 
 
 @pytest.fixture(scope="module")
-def reference(weights, given):
-    return from_torch("glap", weights("glap"), given, compat=True)
-
-
-@pytest.fixture(scope="module")
-def sound(weights, given):
-    return from_torch("glap", weights("glap"), given)
+def sound(weights, glap_config):
+    return from_torch("glap", weights("glap"), glap_config)
 
 
 @pytest.mark.parametrize("name", [*CLIPS, "cut1000", "cut161119", "cut161279", *LONG])

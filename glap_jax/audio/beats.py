@@ -95,13 +95,7 @@ class Beats(nnx.Module):
         self.patch_norm = layer_norm(patches, epsilon=EPSILON, dtype=dtype, rngs=rngs)
         self.projection = None if patches == width else linear(patches, width, dtype=dtype, rngs=rngs)
         self.context = Context(
-            width=width,
-            heads=config.heads,
-            hidden=config.hidden,
-            layers=config.layers,
-            placement=config.placement,
-            taps=config.position_taps,
-            groups=config.position_groups,
+            config,
             gate="query",
             buckets=config.buckets,
             farthest=config.farthest,

@@ -6,7 +6,7 @@ the attention's logits.
 
 import functools
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -131,9 +131,8 @@ class Context(nnx.Module):
     """Convolutional positions, blocks, and one more norm: before the blocks under `post`, else after them.
 
     Args:
-        width, heads, hidden, layers: sizes of the blocks.
-        placement: where their norms stand.
-        taps, groups: kernel and groups of the convolutional positions.
+        sizes: the encoder's configuration, with `width`, `heads`, `hidden` and `layers` of the blocks,
+            `placement` of their norms, `position_taps` and `position_groups` of the convolutional positions.
         gate: what gates a relative bias that all layers share; none means that there is no such bias.
         buckets, farthest: of the relative bias; see `relative_buckets`.
         residual: weight of the blocks' unchanged path.
@@ -144,14 +143,8 @@ class Context(nnx.Module):
 
     def __init__(
         self,
+        sizes: Any,
         *,
-        width: int,
-        heads: int,
-        hidden: int,
-        layers: int,
-        placement: Placement,
-        taps: int,
-        groups: int,
         gate: Gate | None = None,
         buckets: int = 0,
         farthest: int = 0,
@@ -160,8 +153,11 @@ class Context(nnx.Module):
         remat: Remat,
         rngs: nnx.Rngs,
     ):
-        self.placement: Placement = placement
-        self.positions = ConvPositions(width, taps, groups, dtype=dtype, rngs=rngs)
+        width, heads = sizes.width, sizes.heads
+        self.placement: Placement = sizes.placement
+        self.positions = ConvPositions(
+            width, sizes.position_taps, sizes.position_groups, dtype=dtype, rngs=rngs
+        )
         self.relative = None if gate is None else RelativeBias(buckets, heads, farthest, rngs=rngs)
 
         def make_block(rngs: nnx.Rngs) -> Block:
@@ -171,17 +167,17 @@ class Context(nnx.Module):
             return Block(
                 width,
                 heads,
-                hidden,
+                sizes.hidden,
                 activation="gelu",
                 epsilon=EPSILON,
-                placement=placement,
+                placement=sizes.placement,
                 attention=gated,
                 residual=residual,
                 dtype=dtype,
                 rngs=rngs,
             )
 
-        self.blocks = Stack(make_block, layers, remat=remat, rngs=rngs)
+        self.blocks = Stack(make_block, sizes.layers, remat=remat, rngs=rngs)
         self.norm = layer_norm(width, epsilon=EPSILON, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "B N D"], real: Bool[Array, "B N"]) -> Float[Array, "B N D"]:

@@ -151,19 +151,7 @@ class SpeechEncoder(nnx.Module):
         )
         self.feature_norm = layer_norm(config.conv_width, epsilon=EPSILON, dtype=dtype, rngs=rngs)
         self.projection = linear(config.conv_width, width, dtype=dtype, rngs=rngs)
-        self.context = Context(
-            width=width,
-            heads=config.heads,
-            hidden=config.hidden,
-            layers=config.layers,
-            placement=config.placement,
-            taps=config.position_taps,
-            groups=config.position_groups,
-            **self.relative(config),
-            dtype=dtype,
-            remat=remat,
-            rngs=rngs,
-        )
+        self.context = Context(config, **self.relative(config), dtype=dtype, remat=remat, rngs=rngs)
 
     @staticmethod
     def relative(config: Any) -> dict[str, Any]:

@@ -12,7 +12,16 @@ from jaxtyping import Array, Bool, Float, Int
 from glap_jax.convert.constructor import HUGGING_FACE, Shapes, arguments, dimension, heads, layers
 from glap_jax.convert.rules import Extra, FusedLinear, FusedVector, Rule, Same, Table, dense, prefixed
 from glap_jax.errors import GlapError
-from glap_jax.layers import Block, Encoded, Remat, Stack, layer_norm, linear, masked_mean
+from glap_jax.layers import (
+    Block,
+    Encoded,
+    Remat,
+    Stack,
+    layer_norm,
+    linear,
+    masked_mean,
+    require_positions,
+)
 
 Pooling = Literal["pooler", "first", "mean"]
 
@@ -152,11 +161,7 @@ class Bert(nnx.Module):
         Raises:
             GlapError: rows longer than the table of positions.
         """
-        if ids.shape[1] > self.config.max_tokens:
-            raise GlapError(
-                f"text: rows of {ids.shape[1]} tokens, and this model has positions for "
-                f"{self.config.max_tokens}; cut them, or lower 'max_tokens' of the data"
-            )
+        require_positions(ids.shape[1], self.config.max_tokens)
         segments = jnp.zeros_like(ids) if segments is None else segments
         x = self.word(ids) + self.position(self.positions(ids, mask)) + self.segment(segments)
         x = self.blocks(self.norm(x), mask)

@@ -14,8 +14,16 @@ from glap_jax.audio.clara import OTHER_ARGUMENTS
 from glap_jax.convert.constructor import Shapes, arguments, dimension, heads, layers
 from glap_jax.convert.rules import Extra, Linear, Rule, Same, Table, dense, norm, prefixed
 from glap_jax.drawing import require_rate
-from glap_jax.errors import GlapError
-from glap_jax.layers import Block, Encoded, Remat, Stack, layer_norm, linear, masked_mean
+from glap_jax.layers import (
+    Block,
+    Encoded,
+    Remat,
+    Stack,
+    layer_norm,
+    linear,
+    masked_mean,
+    require_positions,
+)
 
 Mode = Literal["sound", "clara"]
 
@@ -126,11 +134,7 @@ class ClaraText(nnx.Module):
         Raises:
             GlapError: rows longer than the table of positions.
         """
-        if ids.shape[1] > self.config.max_tokens:
-            raise GlapError(
-                f"text: rows of {ids.shape[1]} tokens, and this model has positions for "
-                f"{self.config.max_tokens}; cut them, or lower 'max_tokens' of the data"
-            )
+        require_positions(ids.shape[1], self.config.max_tokens)
         seen = jnp.ones_like(mask) if self.config.mode == "clara" else mask
         x = self.word(ids) + self.position(jnp.arange(ids.shape[1]))
         x = self.blocks_norm(self.blocks(x, seen, key=key))

@@ -120,12 +120,8 @@ def test_a_pretrained_model_has_no_probabilities(sound):
 
 # 16 frames end at 2800 samples and every 2560 samples from there.
 @pytest.mark.parametrize("samples", [1, 2799, 2800, 5359, 5360])
-def test_padding_and_batch_mates_change_nothing(sound, clip, samples):
-    one = clip("c3s")[:samples]
-    alone = encode(sound, jnp.asarray(one)[None], None)
-    batch = np.random.default_rng(samples).uniform(-1, 1, (2, 9000)).astype(np.float32)
-    batch[0, :samples] = one
-    together = encode(sound, jnp.asarray(batch), jnp.array([samples, 9000], jnp.int32))
+def test_padding_and_batch_mates_change_nothing(sound, clip, samples, alone_and_together):
+    alone, together = alone_and_together(encode, sound, clip("c3s")[:samples], 9_000)
     count = alone.tokens.shape[1]
     assert int(together.mask[0].sum()) == count == (16 if samples == 5360 else 8)
     np.testing.assert_allclose(together.tokens[0, :count], alone.tokens[0], atol=1e-4)

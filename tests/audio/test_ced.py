@@ -69,12 +69,8 @@ def test_every_layer_agrees_with_the_trace(sound, golden, clip, close):
 
 # Frames: 1 + samples // 160; 16 of them are a token, 1012 a chunk.
 @pytest.mark.parametrize("samples", [2400, 4959, 161919, 164320])
-def test_padding_and_batch_mates_change_nothing(sound, clip, samples):
-    one = clip("c23_7s")[:samples]
-    alone = encode(sound, jnp.asarray(one)[None], None)
-    batch = np.random.default_rng(samples).uniform(-1, 1, (2, 170000)).astype(np.float32)
-    batch[0, :samples] = one
-    together = encode(sound, jnp.asarray(batch), jnp.array([samples, 170000], jnp.int32))
+def test_padding_and_batch_mates_change_nothing(sound, clip, samples, alone_and_together):
+    alone, together = alone_and_together(encode, sound, clip("c23_7s")[:samples], 170_000)
     np.testing.assert_allclose(
         together.tokens[0][together.mask[0]], alone.tokens[0][alone.mask[0]], atol=2e-5
     )

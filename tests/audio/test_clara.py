@@ -101,12 +101,8 @@ def test_every_layer_agrees_with_the_trace(sound, golden, close):
 
 # Frames: 1 + samples // 512; an even and an odd number of them, and the least.
 @pytest.mark.parametrize("samples", [1, 8191, 8192])
-def test_padding_and_batch_mates_change_nothing(sound, clip, samples):
-    one = clip("c3s")[:samples]
-    alone = encode(sound, jnp.asarray(one)[None], None)
-    batch = np.random.default_rng(samples).uniform(-1, 1, (2, 9000)).astype(np.float32)
-    batch[0, :samples] = one
-    together = encode(sound, jnp.asarray(batch), jnp.array([samples, 9000], jnp.int32))
+def test_padding_and_batch_mates_change_nothing(sound, clip, samples, alone_and_together):
+    alone, together = alone_and_together(encode, sound, clip("c3s")[:samples], 9_000)
     np.testing.assert_allclose(together.tokens[0], alone.tokens[0], atol=2e-5)
     np.testing.assert_allclose(together.pooled[0], alone.pooled[0], atol=2e-5)
 

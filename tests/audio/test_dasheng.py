@@ -94,12 +94,8 @@ EDGES = (480, 639, 640, 8000, 161119, 161120, 161279, 161280)
 
 
 @pytest.mark.parametrize("samples", EDGES)
-def test_padding_and_batch_mates_change_nothing(sound, clip, samples):
-    one = clip("c23_7s")[:samples]
-    alone = encode(sound, jnp.asarray(one)[None], None)
-    batch = np.random.default_rng(samples).uniform(-1, 1, (2, 170000)).astype(np.float32)
-    batch[0, :samples] = one
-    together = encode(sound, jnp.asarray(batch), jnp.array([samples, 170000], jnp.int32))
+def test_padding_and_batch_mates_change_nothing(sound, clip, samples, alone_and_together):
+    alone, together = alone_and_together(encode, sound, clip("c23_7s")[:samples], 170_000)
     count = alone.tokens.shape[1]
     assert int(together.mask[0].sum()) == count == max(1, (1 + samples // 160) // 4)
     np.testing.assert_allclose(together.tokens[0, :count], alone.tokens[0], atol=2e-5)

@@ -14,14 +14,6 @@ from glap_jax.families import from_torch, to_torch
 HEADS = {"num_heads": 4}
 
 
-def assert_equal(found, expected):
-    assert set(found) == set(expected)
-    for key, value in expected.items():
-        assert found[key].dtype == value.dtype, key
-        assert found[key].shape == value.shape, key
-        assert found[key].tobytes() == value.tobytes(), key
-
-
 @pytest.fixture
 def dasheng(weights):
     return dict(weights("dasheng"))
@@ -32,16 +24,16 @@ def glap_config():
     return {"audio": {"num_heads": 4}, "text": {"num_heads": 4}}
 
 
-def test_dasheng_there_and_back(dasheng):
+def test_dasheng_there_and_back(dasheng, assert_equal):
     assert_equal(to_torch(from_torch("dasheng", dasheng, HEADS)), dasheng)
 
 
-def test_glap_there_and_back(weights, glap_config):
+def test_glap_there_and_back(weights, glap_config, assert_equal):
     tensors = weights("glap")
     assert_equal(to_torch(from_torch("glap", tensors, glap_config)), tensors)
 
 
-def test_the_hugging_face_layout_of_dasheng(dasheng):
+def test_the_hugging_face_layout_of_dasheng(dasheng, assert_equal):
     published = {f"encoder.{key}": value for key, value in dasheng.items() if "front_end" not in key}
     config = {
         "encoder_kwargs": {"embed_dim": 96, "depth": 3, **HEADS},
@@ -53,7 +45,7 @@ def test_the_hugging_face_layout_of_dasheng(dasheng):
     np.testing.assert_array_equal(module.norm.bias[...], dasheng["norm.bias"])
 
 
-def test_the_hugging_face_layout_of_glap(weights, glap_config):
+def test_the_hugging_face_layout_of_glap(weights, glap_config, assert_equal):
     published = {key.replace(".model.", ".", 1): value for key, value in weights("glap").items()}
     assert_equal(to_torch(from_torch("glap", published, glap_config)), published)
 
@@ -66,7 +58,7 @@ def test_stacked_layers_hold_the_right_tensors(dasheng):
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_short_floats_come_back_as_they_were(dasheng, dtype):
+def test_short_floats_come_back_as_they_were(dasheng, dtype, assert_equal):
     short = {
         key: value.astype(jnp.dtype(dtype)) if "blocks" in key else value for key, value in dasheng.items()
     }
@@ -85,7 +77,7 @@ def test_torch_and_jax_tensors_are_taken_too(dasheng):
     assert back["norm.weight"].dtype == jnp.bfloat16
 
 
-def test_learnt_loss_scalars_are_written_and_read(weights, glap_config):
+def test_learnt_loss_scalars_are_written_and_read(weights, glap_config, assert_equal):
     tensors = weights("glap")
     module = from_torch("glap", tensors, glap_config)
     assert "temperature" not in to_torch(module)
@@ -97,7 +89,7 @@ def test_learnt_loss_scalars_are_written_and_read(weights, glap_config):
     assert_equal(to_torch(again), written)
 
 
-def test_a_fresh_module_is_written_in_the_published_layout(dasheng):
+def test_a_fresh_module_is_written_in_the_published_layout(dasheng, assert_equal):
     config = DashengConfig(width=96, layers=3, heads=4)
     written = to_torch(config.build(dtype=jnp.float32, remat="none", rngs=nnx.Rngs(0)))
     assert {key: (value.shape, value.dtype) for key, value in written.items()} == {

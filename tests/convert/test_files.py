@@ -31,21 +31,13 @@ def torch():
     return pytest.importorskip("torch", reason="install the extra 'torch'")
 
 
-def assert_equal(found, expected):
-    assert set(found) == set(expected)
-    for key, value in expected.items():
-        assert found[key].dtype == value.dtype, key
-        assert found[key].shape == value.shape, key
-        assert found[key].tobytes() == value.tobytes(), key
-
-
 def tensor(torch, array):
     if array.dtype == jnp.bfloat16:
         return torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16)
     return torch.from_numpy(np.array(array))
 
 
-def test_safetensors_both_ways(tmp_path):
+def test_safetensors_both_ways(tmp_path, assert_equal):
     path = tmp_path / "model.safetensors"
     save_safetensors(path, TENSORS)
     assert_equal(open_checkpoint(path), TENSORS)
@@ -57,7 +49,7 @@ def test_safetensors_both_ways(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["model.safetensors"]
 
 
-def test_shards_and_the_configuration_beside_them(tmp_path):
+def test_shards_and_the_configuration_beside_them(tmp_path, assert_equal):
     keys = sorted(TENSORS)
     save_safetensors(tmp_path / "one.safetensors", {key: TENSORS[key] for key in keys[:2]})
     save_safetensors(tmp_path / "two.safetensors", {key: TENSORS[key] for key in keys[2:]})
@@ -90,7 +82,7 @@ def test_a_family_in_shards(tmp_path, weights):
 
 
 @pytest.mark.parametrize("wrapped", ["flat", "model", "state_dict", "legacy"])
-def test_torch_files(torch, tmp_path, wrapped):
+def test_torch_files(torch, tmp_path, wrapped, assert_equal):
     state = {key: tensor(torch, value) for key, value in TENSORS.items()}
     path = tmp_path / "x.pt"
     config = {"out": Path("a/b"), "pure": PurePosixPath("c"), "sizes": (1, 2)}
@@ -110,7 +102,7 @@ def test_views_that_share_memory_are_read_as_what_they_show(torch, tmp_path):
         np.testing.assert_array_equal(found[key], value.numpy())
 
 
-def test_torch_reads_what_is_written(torch, tmp_path, weights):
+def test_torch_reads_what_is_written(torch, tmp_path, weights, assert_equal):
     tensors = weights("glap")
     module = from_torch("glap", tensors, {"audio": {"num_heads": 4}, "text": {"num_heads": 4}})
     save_pt(tmp_path / "x.pt", to_checkpoint(module))
@@ -201,7 +193,7 @@ def test_without_torch_the_message_says_what_to_install(tmp_path, monkeypatch):
         open_checkpoint(tmp_path / "x.pt")
 
 
-def test_the_command_there_and_back(torch, tmp_path, weights):
+def test_the_command_there_and_back(torch, tmp_path, weights, assert_equal):
     """Published .pt to model folder to .pt and safetensors: tensors and sizes as they were."""
     tensors = weights("glap")
     towers = {"audio_encoder_args": {"num_heads": 4}, "text_encoder_args": {"num_heads": 4}}
