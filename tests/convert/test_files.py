@@ -65,7 +65,7 @@ def test_shards_and_the_configuration_beside_them(tmp_path, assert_equal):
         open_checkpoint(index)
 
 
-def test_a_family_in_shards(tmp_path, weights):
+def test_a_family_in_shards(tmp_path, weights, assert_equal):
     """As the hub keeps large models: shards, an index that counts bytes, and the sizes beside them."""
     tensors, source = dict(weights("ced")), tmp_path / "published"
     source.mkdir()
