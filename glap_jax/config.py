@@ -164,7 +164,8 @@ class TrainConfig:
         model, data, loss, optimizer: the parts.
         initial: model folder to start from (`glap-jax convert` makes one of published weights); none starts
             from random parameters.
-        frozen: (regex, frozen) rules over parameter paths.
+        frozen: (regex, frozen) rules over parameter paths. A tower without anything to learn works as in
+            evaluation: it drops and blanks nothing.
         lora: (regex, rank) rules over the kernels of linear layers: those of a rank are frozen and learn by a
             low-rank adapter; 0 adds none.
         lora_alpha: adapters are scaled by it over their rank.

@@ -44,17 +44,17 @@ def adapters(module: nnx.Module, ranks: Sequence[tuple[str, int]], *, seed: int)
     }
     chosen = rules.apply(ranks, [rules.path_name(path) for path in found], what="lora")
     rngs, made = nnx.Rngs(seed), {}
-    for path, kernel in sorted(found.items(), key=lambda item: rules.path_name(item[0])):
-        rank, name = chosen[rules.path_name(path)], rules.path_name(path)
-        *stack, inputs, outputs = kernel.shape
-        if not 0 <= rank <= min(inputs, outputs):
+    for path, kernel in found.items():
+        name = rules.path_name(path)
+        rank, (*stack, inputs, outputs) = chosen[name], kernel.shape
+        most = min(inputs, outputs)
+        if not 0 <= rank <= most:
             raise GlapError(
-                f"lora: rank {rank} for '{name}', which is {inputs} x {outputs}; give 0 to "
-                f"{min(inputs, outputs)}"
+                f"lora: rank {rank} for '{name}', which is {inputs} x {outputs}; give 0 to {most}"
             )
         if rank:
-            most = 1.0 / math.sqrt(inputs)
-            down = jax.random.uniform(rngs.params(), (*stack, inputs, rank), jnp.float32, -most, most)
+            bound = 1.0 / math.sqrt(inputs)
+            down = jax.random.uniform(rngs.params(), (*stack, inputs, rank), jnp.float32, -bound, bound)
             made[*path[:-1], DOWN] = nnx.Param(down)
             made[*path[:-1], UP] = nnx.Param(jnp.zeros((*stack, rank, outputs), jnp.float32))
     return made
