@@ -2,8 +2,9 @@
 
 import difflib
 import logging
+import pkgutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -31,8 +32,6 @@ MODEL = "runs/quickstart/model"
 Config = Annotated[Path, tyro.conf.arg(metavar="CONFIG")]
 Model = Annotated[str, tyro.conf.arg(metavar="MODEL")]
 Source = Annotated[Path, tyro.conf.arg(metavar="SOURCE")]
-Published = Annotated[str, tyro.conf.arg(metavar="SOURCE")]
-Target = Annotated[Path | None, tyro.conf.arg(metavar="OUT")]
 Folder = Annotated[Path, tyro.conf.arg(metavar="OUT")]
 Clip = Annotated[Path, tyro.conf.arg(metavar="CLIP")]
 Captions = Annotated[str, tyro.conf.arg(metavar="CAPTIONS")]
@@ -126,56 +125,6 @@ def score(clip: Clip, captions: Captions, /, *, language: str = "eng_Latn", mode
     commands.score(model, clip, captions, language)
 
 
-def convert(
-    source: Published,
-    out: Target = None,
-    /,
-    *,
-    family: str = "glap",
-    to: Literal["jax", "safetensors", "pt", "hub"] = "jax",
-    tokenizer: Path | None = None,
-    license: str | None = None,
-    report: Path | None = None,
-    check: Path | None = None,
-    compat: bool = False,
-    limit: float = 1e-4,
-) -> None:
-    """Converts a published checkpoint to a model folder, or a model folder back to the published form.
-
-    --check compares the model with its reference. Record in PyTorch, for a dual encoder:
-    numpy.savez("io.npz", waveform=clips, lengths=n, ids=ids, mask=mask, audio=model.encode_audio(clips),
-    text=model.encode_text(ids)); for one encoder waveform or ids, with outputs tokens and pooled. Towers
-    inside a dual encoder give audio_tokens, audio_pooled, text_tokens, text_pooled.
-
-    Args:
-        source: torch .pt, safetensors file or folder, hf:org/name, or a model folder.
-        out: model folder (jax) or file to write; not needed with --check.
-        family: which system or encoder the checkpoint holds.
-        to: `jax` writes a model folder; `safetensors` and `pt` write the published keys, bit for bit; `hub`
-            writes a folder for the Hugging Face hub with a model card, which `hf upload` takes there.
-        tokenizer: SentencePiece model to put into the model folder, so that it can read text.
-        license: what the card calls the licence, in the hub's words: apache-2.0, cc-by-4.0, ...
-        report: folder of a report of `glap-jax eval` that the card shows; by default that of the run.
-        check: .npz with inputs and outputs of the reference; prints the worst error of each output.
-        compat: reproduce the reference's quirks while checking.
-        limit: largest error allowed, in parts of an output's largest value; beyond it the exit status is 2.
-    """
-    from glap_jax.convert import command
-
-    command.convert(
-        source,
-        out,
-        family=family,
-        to=to,
-        tokenizer=tokenizer,
-        license=license,
-        report=report,
-        check=check,
-        compat=compat,
-        limit=limit,
-    )
-
-
 def export(
     model: Model,
     out: Folder,
@@ -235,13 +184,14 @@ def bench_encode(
     encode.run(encoders, against=against, batch=batch, seconds=seconds, repeats=repeats, as_json=json)
 
 
-VERBS = {
+# A function, or where one is that nothing but its verb calls.
+VERBS: dict[str, Callable[..., None] | str] = {
     "quickstart": quickstart,
     "train": train,
     "eval": evaluate,
     "embed": embed,
     "score": score,
-    "convert": convert,
+    "convert": "glap_jax.convert.command:convert",
     "export": export,
     "bench encode": bench_encode,
 }
@@ -266,7 +216,8 @@ def run(words: list[str]) -> None:
         )
     prog = f"glap-jax {verb}"
     if verb != "train":
-        arguments.parse(VERBS[verb], rest, prog=prog)
+        body = VERBS[verb]
+        arguments.parse(pkgutil.resolve_name(body) if isinstance(body, str) else body, rest, prog=prog)
         return
     # Every word after the configuration file that is not --resume is an override of one of its keys.
     resume = "--resume" in rest

@@ -2,7 +2,9 @@
 
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+import tyro
 
 from glap_jax import families, folder, hub
 from glap_jax.convert.check import check as compare
@@ -12,10 +14,14 @@ from glap_jax.convert.readers import TORCH_SUFFIXES, open_checkpoint
 from glap_jax.convert.writers import save_pt, save_shards, written
 from glap_jax.errors import GlapError
 
+Source = Annotated[str | Path, tyro.conf.arg(metavar="SOURCE")]
+Out = Annotated[Path | None, tyro.conf.arg(metavar="OUT")]
+
 
 def convert(
-    source: str | Path,
-    out: Path | None = None,
+    source: Source,
+    out: Out = None,
+    /,
     *,
     family: str = "glap",
     to: Literal["jax", "safetensors", "pt", "hub"] = "jax",
@@ -28,23 +34,24 @@ def convert(
 ) -> None:
     """Converts a published checkpoint to a model folder, or a model folder back to the published form.
 
+    --check compares the model with its reference. Record in PyTorch, for a dual encoder:
+    numpy.savez("io.npz", waveform=clips, lengths=n, ids=ids, mask=mask, audio=model.encode_audio(clips),
+    text=model.encode_text(ids)); for one encoder waveform or ids, with outputs tokens and pooled. Towers
+    inside a dual encoder give audio_tokens, audio_pooled, text_tokens, text_pooled.
+
     Args:
         source: torch .pt, safetensors file or folder, hf:org/name, or a model folder.
-        out: model folder (`jax`), folder for `model.safetensors` and `config.json`, or `.pt` file to write.
+        out: model folder (jax), folder (safetensors, hub) or .pt file to write; not needed with --check.
         family: which system or encoder the checkpoint holds; a model folder knows its own.
         to: `jax` writes a model folder; `safetensors` and `pt` write the published keys, bit for bit; `hub`
-            writes a folder for the Hugging Face hub (see `glap_jax.save_hub`).
+            writes a folder for the Hugging Face hub with a model card, which `hf upload` takes there.
         tokenizer: SentencePiece model to put into the folder, so that it can read text; by default the one
             that lies in the source folder.
-        license, report: what the hub's model card says of the licence, and the evaluation it shows.
-        check: recorded inputs and outputs of the reference (`.npz`, see `convert.check.check`), with which
-            the model is compared; `out` is not needed then.
-        compat: reproduce the reference's quirks in that comparison; what is written is the sound model.
-        limit: error that the comparison allows, in parts of an output's largest value.
-
-    Raises:
-        GlapError: the source does not fit, the target cannot be written, or the model differs from what was
-            recorded.
+        license: what the card calls the licence, in the hub's words: apache-2.0, cc-by-4.0, ...
+        report: folder of a report of `glap-jax eval` that the card shows; by default that of the run.
+        check: .npz with inputs and outputs of the reference; prints the worst error of each output.
+        compat: reproduce the reference's quirks while checking; what is written is the sound model.
+        limit: largest error allowed, in parts of an output's largest value; beyond it the exit status is 2.
     """
     if out is None and check is None:
         raise GlapError("convert: nothing to do; name what to write (OUT), or a recording to --check")
