@@ -52,14 +52,16 @@ def config_from_torch(shapes: Shapes, given: Mapping[str, Any], rest: Table) -> 
     told = [f"{tower}_encoder{part}" for tower in _TOWERS for part in ("", "_args")]
     family, ignored = given["model_type"], (*told, *HUGGING_FACE)
     known = arguments(given, family=family, sizes=("embed_size",), fixed={}, ignored=ignored)
-    head = next(rule for rule in rest if isinstance(rule, Rule) and rule.target == "text_head/out/bias")
     audio, text = (
         _home(given, tower).config_from_torch(
             below(shapes, f"{tower}_encoder."), given.get(f"{tower}_encoder_args") or {}
         )
         for tower in _TOWERS
     )
-    joint = known.get("embed_size") or dimension(shapes, head.sources[0], 0)
+    heads = [rule for rule in rest if isinstance(rule, Rule) and rule.target == "text_head/out/bias"]
+    # A system without heads has towers of the joint width.
+    width = dimension(shapes, heads[0].sources[0], 0) if heads else text.width
+    joint = known.get("embed_size") or width
     return ModelConfig(audio=audio, text=text, joint=joint, family=family)
 
 

@@ -65,7 +65,8 @@ class ModelConfig:
             logits.
         family: what the towers are joined by. `glap`: heads of two layers, temperature and bias. `ml_clap`:
             the same without a bias, for InfoNCE. `clara`: heads of one layer, and a temperature for each
-            direction, learnt as log(1 / tau).
+            direction, learnt as log(1 / tau). `clasp`: no heads, both towers giving vectors of width E, and a
+            temperature.
     """
 
     audio: AudioConfig = DashengConfig()
@@ -73,7 +74,7 @@ class ModelConfig:
     joint: int = 1024
     temperature: float = 0.07
     bias: float = -10.0
-    family: Literal["glap", "ml_clap", "clara"] = "glap"
+    family: Literal["glap", "ml_clap", "clara", "clasp"] = "glap"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +82,8 @@ class LossConfig:
     """Which loss joins the towers.
 
     Attributes:
-        kind: `sigmoid` (GLAP) or `infonce` (ML-CLAP).
+        kind: `sigmoid` (GLAP), `infonce` (ML-CLAP, CLARA, CLASP), or `huber` (LASP), which pulls clips, as
+            they are before their unit norm, to their own texts' unit vectors and knows no other pairs.
         form: how the sigmoid's bias is trained: `code` is s / tau + beta, `paper` is (s + beta) / tau.
         positives: which pairs of a batch count as matching besides each pair itself: `pair` none (GLAP),
             `clip` those of the same recording (ML-CLAP), `caption` those of the same caption.
@@ -89,14 +91,16 @@ class LossConfig:
         strategy: how the pairs of all devices come together: `dense`, `gather`, `ring`, or `auto`, which
             picks one by size. Results are the same.
         chunk: captions per block of logits; none takes a device's share of them.
+        delta: difference from which on the Huber loss is linear.
     """
 
-    kind: Literal["sigmoid", "infonce"] = "sigmoid"
+    kind: Literal["sigmoid", "infonce", "huber"] = "sigmoid"
     form: Literal["code", "paper"] = "code"
     positives: Literal["pair", "clip", "caption"] = "pair"
     regularise: bool = True
     strategy: Strategy = "auto"
     chunk: int | None = None
+    delta: float = 0.6
 
 
 # The heads of some towers belong above their layers; a tower's input, positions and embeddings below.
@@ -164,18 +168,22 @@ class TrainConfig:
         model, data, loss, optimizer: the parts.
         initial: model folder to start from (`glap-jax convert` makes one of published weights); none starts
             from random parameters.
+        parts: (place, model folder) pairs: towers, or encoders inside them, that start from a folder of their
+            own, such as ("audio", "models/whisper") or ("text", "models/labse"), where `initial` does not
+            have them. Of an audio-text model's folder it is the same place.
         frozen: (regex, frozen) rules over parameter paths. A tower without anything to learn works as in
-            evaluation: it drops and blanks nothing.
+            evaluation: it drops and blanks nothing, and its statistics stay.
         lora: (regex, rank) rules over the kernels of linear layers: those of a rank are frozen and learn by a
             low-rank adapter; 0 adds none.
         lora_alpha: adapters are scaled by it over their rank.
         steps: optimizer steps of the whole run.
         batch: pairs a step, over all devices.
         accumulation: parts that a step's batch is encoded in, one after the other; the loss still sees
-            all negatives of the batch.
+            all negatives of the batch. A model with batch norms that learn (CLASP's) takes 1.
         dtype: compute type; `auto` is bfloat16 on TPU and GPU, float32 on CPU.
         remat: what the backward pass keeps of a layer.
-        ema: decay of the averaged weights that evaluation uses; none keeps no average.
+        ema: decay of the averaged weights that evaluation uses; none keeps no average. Running statistics of
+            batch norms are averages already, and used as they are.
         calibrate_batches: batches that a fresh model's input statistics are measured on.
         seed: of parameters and data order.
         log_every: steps between lines of metrics.
@@ -191,6 +199,7 @@ class TrainConfig:
     loss: LossConfig = LossConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     initial: str | None = None
+    parts: tuple[tuple[str, str], ...] = ()
     frozen: tuple[tuple[str, bool], ...] = ((".*", False),)
     lora: tuple[tuple[str, int], ...] = ((".*", 0),)
     lora_alpha: float = 16.0
@@ -215,6 +224,11 @@ class TrainConfig:
             raise GlapError(
                 f"config: a model of family '{self.model.family}' learns no bias, which the sigmoid loss "
                 "needs; set 'loss.kind' to infonce or 'model.family' to glap"
+            )
+        if self.loss.kind == "huber" and (self.loss.regularise or self.loss.positives != "pair"):
+            raise GlapError(
+                "config: the huber loss compares true pairs alone; set 'loss.regularise' to False and "
+                "'loss.positives' to pair"
             )
         if self.batch % self.accumulation:
             raise GlapError(

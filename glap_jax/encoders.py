@@ -14,6 +14,7 @@ from glap_jax import families
 from glap_jax.audio.beats import BeatsConfig
 from glap_jax.audio.ced import CedConfig
 from glap_jax.audio.clara import ClaraAudioConfig
+from glap_jax.audio.clasp_tower import ClaspAudioConfig
 from glap_jax.audio.dasheng import DashengConfig
 from glap_jax.audio.efficientnet import EfficientNetConfig
 from glap_jax.audio.hubert import HubertConfig
@@ -40,6 +41,7 @@ AudioConfig = (
     | W2vBertConfig
     | ClaraAudioConfig
     | EfficientNetConfig
+    | ClaspAudioConfig
 )
 TextConfig = SonarConfig | BertConfig | XlmRobertaConfig | ClaraTextConfig
 

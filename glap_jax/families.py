@@ -22,12 +22,14 @@ from glap_jax.errors import GlapError
 # may be), and `compat(config) -> Config` (the reference's quirks turned on). A family that is published in
 # layouts which no spelling of one table covers has `OTHER_TORCH_RULES` too, a tuple of tables. One whose
 # towers may be of many families has `composed_torch_rules(given) -> Table | None`, the table of those named.
+# One whose published files hold but a part of the model has `part_of(keys) -> family | None`, that part's.
 FAMILIES = {
     "dasheng": "glap_jax.audio.dasheng",
     "ced": "glap_jax.audio.ced",
     "whisper": "glap_jax.audio.whisper",
     "efficientnet": "glap_jax.audio.efficientnet",
     "clasp_fusion": "glap_jax.audio.clasp",
+    "clasp_audio": "glap_jax.audio.clasp_tower",
     "beats": "glap_jax.audio.beats",
     "wav2vec2": "glap_jax.audio.wav2vec2",
     "hubert": "glap_jax.audio.hubert",
@@ -42,6 +44,7 @@ FAMILIES = {
     "glap": "glap_jax.model",
     "ml_clap": "glap_jax.systems.ml_clap",
     "clara": "glap_jax.systems.clara",
+    "clasp": "glap_jax.systems.clasp",
 }
 
 
@@ -92,6 +95,8 @@ def open_module(
     """`from_torch` whose parameters are still where `source` reads them from: `Lazy`, for `folder.save`."""
     config = source.config if config is None else config
     module = family_module(family)
+    if hasattr(module, "part_of") and (part := module.part_of(source)):
+        return open_module(part, source, config, compat, dtype=dtype)
     number, names = explained(module, source, config)
     if 2 * len(names) < len(source) or not names:
         unknown = ", ".join(sorted(set(source) - set(names.values()))[:3])

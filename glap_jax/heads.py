@@ -17,22 +17,40 @@ def unit(x: Float[Array, "B E"]) -> Float[Array, "B E"]:
     return x * jax.lax.rsqrt(jnp.maximum(square, 1e-24))
 
 
-class MlpHead(nnx.Module):
+class Head(nnx.Module):
+    """What joins a tower to the joint space: `project`, then unit norm."""
+
+    def project(self, pooled: Float[Array, "B D"]) -> Float[Array, "B E"]:
+        """The pooled vector in the joint space, of any length; a subclass says how."""
+        raise NotImplementedError
+
+    def __call__(self, pooled: Float[Array, "B D"]) -> Float[Array, "B E"]:
+        return unit(self.project(pooled))
+
+
+class UnitHead(Head):
+    """Unit norm alone: the tower's own vector lies in the joint space (CLASP)."""
+
+    def project(self, pooled: Float[Array, "B D"]) -> Float[Array, "B E"]:
+        return pooled
+
+
+class MlpHead(Head):
     """GLAP's head: Linear d -> E, ReLU, Linear E -> E, unit norm (dasheng-glap `audio_proj`, `text_proj`)."""
 
     def __init__(self, width: int, joint: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.hidden = linear(width, joint, dtype=dtype, rngs=rngs)
         self.out = linear(joint, joint, dtype=dtype, rngs=rngs)
 
-    def __call__(self, pooled: Float[Array, "B D"]) -> Float[Array, "B E"]:
-        return unit(self.out(jax.nn.relu(self.hidden(pooled))))
+    def project(self, pooled: Float[Array, "B D"]) -> Float[Array, "B E"]:
+        return self.out(jax.nn.relu(self.hidden(pooled)))
 
 
-class LinearHead(nnx.Module):
+class LinearHead(Head):
     """CLARA's head: Linear d -> E, unit norm (CLARA `audio_transform`, `text_transform`)."""
 
     def __init__(self, width: int, joint: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.out = linear(width, joint, dtype=dtype, rngs=rngs)
 
-    def __call__(self, pooled: Float[Array, "B D"]) -> Float[Array, "B E"]:
-        return unit(self.out(pooled))
+    def project(self, pooled: Float[Array, "B D"]) -> Float[Array, "B E"]:
+        return self.out(pooled)

@@ -99,20 +99,26 @@ def layer_norm(width: int, *, epsilon: float, dtype: DTypeLike, rngs: nnx.Rngs) 
     return LayerNorm(width, epsilon=epsilon, output=dtype, rngs=rngs)
 
 
+class RunningStat(nnx.BatchStat):
+    """A statistic that steps update: a run carries it in its state, beside what the optimizer trains."""
+
+
 class BatchNorm(nnx.Module):
     """BatchNorm over the last axis with stored statistics (torch's inference form), in float32.
 
     The statistics are never updated by a step, so that gradient accumulation is exact and an embedding does
     not depend on batch mates; a model that starts from nothing measures those of its input once before
-    training.
+    training. A subclass that learns them in training says so by their type, `STATISTIC`.
     """
+
+    STATISTIC: type[nnx.BatchStat] = nnx.BatchStat
 
     def __init__(self, features: int, *, epsilon: float = 1e-5):
         self.epsilon = epsilon
         self.scale = nnx.Param(jnp.ones((features,), jnp.float32))
         self.bias = nnx.Param(jnp.zeros((features,), jnp.float32))
-        self.mean = nnx.BatchStat(jnp.zeros((features,), jnp.float32))
-        self.variance = nnx.BatchStat(jnp.ones((features,), jnp.float32))
+        self.mean = self.STATISTIC(jnp.zeros((features,), jnp.float32))
+        self.variance = self.STATISTIC(jnp.ones((features,), jnp.float32))
 
     def __call__(self, x: Float[Array, "*axes D"]) -> Float[Array, "*axes D"]:
         slope = jax.lax.rsqrt(self.variance[...] + self.epsilon) * self.scale[...]

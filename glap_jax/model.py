@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,13 +18,10 @@ from glap_jax.config import ModelConfig
 from glap_jax.convert.constructor import Shapes, arguments, below, dimension
 from glap_jax.convert.rules import Rule, Same, Table, dense, prefixed
 from glap_jax.errors import GlapError
-from glap_jax.heads import LinearHead, MlpHead
+from glap_jax.heads import LinearHead, MlpHead, UnitHead
 from glap_jax.layers import Remat
 from glap_jax.text import sonar
 from glap_jax.text.sonar import SonarConfig
-
-A = TypeVar("A")
-T = TypeVar("T")
 
 
 class DualEncoder(nnx.Module):
@@ -41,11 +38,16 @@ class DualEncoder(nnx.Module):
         self, config: ModelConfig, *, dtype: DTypeLike = jnp.float32, remat: Remat = "none", rngs: nnx.Rngs
     ):
         self.config = config
+        if config.family == "clasp":
+            self._refuse_other_widths(config)
         self.audio = config.audio.build(dtype=dtype, remat=remat, rngs=rngs)
         self.text = config.text.build(dtype=dtype, remat=remat, rngs=rngs)
-        head = LinearHead if config.family == "clara" else MlpHead
-        self.audio_head = head(config.audio.width, config.joint, dtype=dtype, rngs=rngs)
-        self.text_head = head(config.text.width, config.joint, dtype=dtype, rngs=rngs)
+        if config.family == "clasp":
+            self.audio_head, self.text_head = UnitHead(), UnitHead()
+        else:
+            head = LinearHead if config.family == "clara" else MlpHead
+            self.audio_head = head(config.audio.width, config.joint, dtype=dtype, rngs=rngs)
+            self.text_head = head(config.text.width, config.joint, dtype=dtype, rngs=rngs)
         if config.family == "clara":
             # Clips over captions, captions over clips.
             self.log_scales = nnx.Param(jnp.full((2,), -math.log(config.temperature), jnp.float32))
@@ -53,6 +55,16 @@ class DualEncoder(nnx.Module):
             self.temperature = nnx.Param(jnp.asarray(config.temperature, jnp.float32))
         if config.family == "glap":
             self.bias = nnx.Param(jnp.asarray(config.bias, jnp.float32))
+
+    @staticmethod
+    def _refuse_other_widths(config: ModelConfig) -> None:
+        found = {"model.joint": config.joint, "audio": config.audio.width, "text": config.text.width}
+        if len(set(found.values())) > 1:
+            listed = ", ".join(f"'{name}' {width}" for name, width in found.items())
+            raise GlapError(
+                f"config: a model of family 'clasp' has no heads, and its widths differ ({listed}); change "
+                "the text tower, or 'model.audio.fusion.width' and 'model.joint'"
+            )
 
     def encode_audio(
         self, waveform: Float[Array, "B T"], lengths: Int[Array, " B"] | None = None
@@ -153,21 +165,6 @@ def config_from_torch(shapes: Shapes, given: Mapping[str, Any]) -> ModelConfig:
         text=sonar.config_from_torch(below(shapes, TEXT), towers["text"]),
         joint=joint or dimension(shapes, "audio_proj.0.weight", 0),
     )
-
-
-def published(config: ModelConfig, audio: type[A], text: type[T]) -> tuple[A, T]:
-    """The towers of `config`, which must be those of its family's published layout.
-
-    Raises:
-        GlapError: they are others.
-    """
-    if not isinstance(config.audio, audio) or not isinstance(config.text, text):
-        raise GlapError(
-            f"convert: '{config.family}' is published with {audio.__name__} and {text.__name__}, and this "
-            f"model has {type(config.audio).__name__} and {type(config.text).__name__}; "
-            "write a model folder instead"
-        )
-    return config.audio, config.text
 
 
 def _released(given: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -90,3 +90,23 @@ def close():
             assert np.sqrt(np.square(difference).mean()) <= rms
 
     return check
+
+
+@pytest.fixture(scope="session")
+def random_module():
+    """`random_module(build)`: what `build()` makes, with random values everywhere and nothing compiled."""
+    import jax.numpy as jnp
+    from flax import nnx
+
+    def fill(build) -> nnx.Module:
+        module, draw = nnx.eval_shape(build), np.random.default_rng(0)
+
+        def value(x: jax.ShapeDtypeStruct) -> jax.Array:
+            return jnp.asarray(draw.uniform(0.1, 0.3, x.shape) * draw.choice([-1, 1], x.shape), x.dtype)
+
+        nnx.update(module, jax.tree.map(value, nnx.state(module)))
+        # Variances among the statistics are positive.
+        nnx.update(module, jax.tree.map(jnp.abs, nnx.state(module, nnx.BatchStat)))
+        return module
+
+    return fill

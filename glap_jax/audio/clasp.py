@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Key
 
 from glap_jax.convert.constructor import Shapes, arguments, dimension
 from glap_jax.convert.rules import Table, batch_norm, dense, prefixed
-from glap_jax.layers import BatchNorm, Remat, linear
+from glap_jax.layers import BatchNorm, Remat, RunningStat, linear
 
 SLOPE = 0.01  # of leaky ReLU for negative inputs: torch's default.
 MOMENTUM = 0.1  # share of a batch in the stored statistics: torch's default.
@@ -63,6 +63,8 @@ class ClaspFusionConfig:
 
 class LearningNorm(BatchNorm):
     """BatchNorm that in training uses the batch's statistics, and moves the stored ones towards them."""
+
+    STATISTIC = RunningStat
 
     def learn(self, x: Float[Array, "B D"]) -> Float[Array, "B D"]:
         """Normalises by the batch; the stored variance takes its unbiased form, as torch's does."""

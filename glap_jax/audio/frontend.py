@@ -1,6 +1,7 @@
 """Waveform to log-mel, in float32, such that neither padding nor batch mates change a clip's result."""
 
 import functools
+import math
 from typing import Any, Literal
 
 import jax
@@ -13,6 +14,11 @@ from glap_jax.convert.rules import Buffer, Table, batch_norm
 from glap_jax.layers import BatchNorm
 
 DECIBEL_FLOOR = 1e-10
+
+# The low-pass of `resample`: zero crossings of its sinc on each side, where it falls to a half as a share of
+# the lower rate's Nyquist frequency, and the Kaiser window's beta (100 dB). What lies above 0.95 + 0.05 of
+# that frequency is gone, what lies below 0.95 - 0.05 of it is kept.
+_CROSSINGS, _ROLLOFF, _BETA = 64, 0.95, 10.06
 
 
 def _htk(hertz: np.ndarray | float) -> np.ndarray | float:
@@ -73,6 +79,43 @@ def clean(
         return waveform, jnp.full(waveform.shape[:1], samples, jnp.int32)
     ends = jnp.clip(lengths.astype(jnp.int32), 1, samples)
     return jnp.where(jnp.arange(samples) < ends[:, None], waveform, 0.0), ends
+
+
+@functools.cache
+def _low_pass(up: int, down: int) -> Float[np.ndarray, "taps up"]:
+    """Weights of the samples around a block of `down` for each of the `up` samples that replace it."""
+    cutoff = _ROLLOFF * min(1.0, up / down)
+    half = _CROSSINGS / cutoff
+    reach = math.ceil(half)
+    time = np.arange(-reach, down + reach)[:, None] - np.arange(up)[None, :] * (down / up)
+    window = np.i0(_BETA * np.sqrt(np.maximum(0.0, 1.0 - np.square(time / half)))) / np.i0(_BETA)
+    taps = cutoff * np.sinc(cutoff * time) * window
+    return np.where(np.abs(time) <= half, taps, 0.0).astype(np.float32)
+
+
+def resample(
+    waveform: Float[Array, "B T"], lengths: Int[Array, " B"] | None, *, source: int, target: int
+) -> tuple[Float[Array, "B T2"], Int[Array, " B"]]:
+    """Rows at `target` Hz from rows at `source` Hz, and their lengths, ceil(n * target / source).
+
+    A polyphase filter: a windowed sinc (Smith, "Digital Audio Resampling", 2002). Clips are zero beyond their
+    lengths before and after, so that a padded clip equals the clip alone. From 22.05 kHz to 16 kHz, what lies
+    below 7.2 kHz comes out exact to 3e-6 of full scale; soxr's HQ differs from that by up to 3e-4.
+    """
+    waveform, ends = clean(waveform, lengths)
+    common = math.gcd(source, target)
+    up, down = target // common, source // common
+    taps = _low_pass(up, down)
+    reach = (taps.shape[0] - down) // 2
+    batch, samples = waveform.shape
+    blocks = -(-samples // down)
+    padded = jnp.pad(waveform, ((0, 0), (reach, blocks * down + reach - samples)))
+    index = down * np.arange(blocks)[:, None] + np.arange(taps.shape[0])[None, :]
+    rows = jnp.matmul(padded[:, index], taps, precision=jax.lax.Precision.HIGHEST).reshape(batch, -1)
+    # In two terms, lest a product of a long clip's length and `up` overflow.
+    counts = ends // down * up + (ends % down * up + down - 1) // down
+    rows = rows[:, : -(-samples * up // down)]
+    return jnp.where(jnp.arange(rows.shape[1]) < counts[:, None], rows, 0.0), counts
 
 
 def reflect(

@@ -29,6 +29,7 @@ from glap_jax.train import optimizer as optimizers
 from glap_jax.train import state as states
 from glap_jax.train.calibrate import calibrate
 from glap_jax.train.checkpoint import Checkpoints
+from glap_jax.train.initial import measured, put_parts
 from glap_jax.train.state import TrainState, Weights
 from glap_jax.train.step import Batch, make_step, over_data, replicated
 from glap_jax.train.writers import Intake, Log, Writers
@@ -96,8 +97,10 @@ def train(
         refuse_to_overwrite(out, fresh=fresh, resume=resume)
 
         module = states.build(config, initial=config.initial if fresh else None)
-        if fresh and config.initial is None and config.calibrate_batches:
-            measure_inputs(config, module)
+        if fresh:
+            put_parts(module, config.parts)
+            if config.initial is None and config.calibrate_batches and not measured(config.parts):
+                measure_inputs(config, module)
         adapters = lora.adapters(module, config.lora, seed=config.seed)
         parts = states.part(module, config.frozen, adapters, alpha=config.lora_alpha)
         schedule = optimizers.schedule(config.optimizer, config.steps)
@@ -112,7 +115,7 @@ def train(
             frozen = checkpoints.restore_frozen(frozen)
         # From here on the state owns the parameters: a second copy of a large model would not fit.
         del module, adapters
-        parts = parts._replace(trainable=None, frozen=None)
+        parts = parts._replace(trainable=None, statistics=None, frozen=None)
         first = int(state.step)
         announce(config, state, frozen, mesh)
 
@@ -124,7 +127,7 @@ def train(
         evaluation = None
 
         def publish(state: TrainState) -> DualEncoder:
-            module = parts.merge(state.published, frozen)
+            module = parts.merge(state.published, state.fixed(frozen))
             states.write_bias(module, config.loss, source=config.loss.form, target="code")
             return module
 

@@ -1,5 +1,6 @@
 """What a run carries from step to step, and how a model's parameters are parted into trained and frozen."""
 
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ from glap_jax import config as configs
 from glap_jax import rules
 from glap_jax.config import LossConfig, ModelConfig, TrainConfig
 from glap_jax.errors import GlapError
-from glap_jax.layers import compute_dtype
+from glap_jax.layers import RunningStat, compute_dtype
 from glap_jax.losses import convert_bias
 from glap_jax.model import DualEncoder
 from glap_jax.train import lora
@@ -31,12 +32,18 @@ class TrainState(NamedTuple):
         trainable: the parameters that learn, float32.
         optimizer: Optax state of those.
         average: their exponential moving average; None without `ema`.
+        statistics: running statistics of batch norms that learn; None where there are none.
     """
 
     step: Int[Array, ""]
     trainable: Weights
     optimizer: optax.OptState
     average: Weights | None
+    statistics: Weights | None = None
+
+    def fixed(self, frozen: Weights) -> Weights:
+        """All that a step's gradient leaves alone: `frozen` and the running statistics."""
+        return frozen if self.statistics is None else nnx.merge_state(frozen, self.statistics)
 
     @property
     def published(self) -> Weights:
@@ -50,7 +57,8 @@ class Parts(NamedTuple):
     Attributes:
         graph: its structure.
         trainable: parameters that no rule freezes, and adapters.
-        frozen: all others, and every stored statistic (such as a frontend's mean and variance).
+        statistics: running statistics, which steps update.
+        frozen: all others, and every other stored statistic (such as a frontend's mean and variance).
         paths: names of all parameters, trainable or not.
         learning: names of those that are trained.
         alpha: LoRA's; without adapters it does nothing.
@@ -58,14 +66,19 @@ class Parts(NamedTuple):
 
     graph: nnx.GraphDef
     trainable: Weights
+    statistics: Weights
     frozen: Weights
     paths: tuple[str, ...]
     learning: frozenset[str]
     alpha: float = 1.0
 
     def merge(self, trainable: Weights, frozen: Weights) -> DualEncoder:
-        """The plain model of these parameters; adapters are merged into the kernels that they adapt."""
-        return nnx.merge(self.graph, *lora.merge(trainable, frozen, self.alpha))
+        """The plain model of these parameters; adapters are merged into the kernels that they adapt.
+
+        `frozen` is with the statistics, as `TrainState.fixed` gives it.
+        """
+        # Copied, for a module would otherwise write its running statistics into `frozen`.
+        return nnx.merge(self.graph, *lora.merge(trainable, frozen, self.alpha), copy=True)
 
     def learns(self, prefix: str) -> bool:
         """Whether any parameter below `prefix` is trained."""
@@ -77,10 +90,15 @@ def build(config: TrainConfig, *, initial: str | None) -> DualEncoder:
 
     Raises:
         GlapError: `initial` is no model folder, or holds another model than `config.model`; or the data comes
-            at another rate than the audio tower works at.
+            at another rate than the audio tower works at; or a batch in parts, where that is no choice.
     """
     module = _build(config, initial)
     write_bias(module, config.loss, source="code", target=config.loss.form)
+    if config.accumulation > 1 and nnx.to_flat_state(nnx.state(module, RunningStat)):
+        raise GlapError(
+            f"config: 'accumulation' is {config.accumulation}, and this model's batch norms learn from whole "
+            "batches, which it would cut into parts; set it to 1"
+        )
     if config.data.sample_rate != module.audio.SAMPLE_RATE:
         raise GlapError(
             f"config: 'data.sample_rate' is {config.data.sample_rate} and the audio tower works at "
@@ -103,16 +121,27 @@ def _build(config: TrainConfig, initial: str | None) -> DualEncoder:
         raise GlapError(
             f"initial: '{initial}' holds a model of family '{family}', no audio-text model; give one"
         )
-    before = configs.dotted(found)
-    for key, value in configs.dotted(config.model).items():
-        if not re.search(configs.FREE_MODEL_KEYS, key) and before.get(key) != value:
-            raise GlapError(
-                f"initial: 'model.{key}' is {value} in this run and {before.get(key, 'missing')} in "
-                f"'{initial}'; configure the model of that folder"
-            )
+    refuse_another(found, config.model, what="initial", where=initial)
     module, _ = folder.load_module(initial, config=config.model, dtype=dtype, remat=remat)
     assert isinstance(module, DualEncoder)
     return module
+
+
+def refuse_another(found: Any, wanted: Any, *, what: str, where: str, key: str = "model") -> None:
+    """Raises GlapError naming the first field in which a folder's configuration is not that of the run.
+
+    Args:
+        found: of the model in the folder `where`.
+        wanted: of this run, its entry `key`.
+        what: the field of the run that names the folder.
+    """
+    before = configs.dotted(found)
+    for field, value in configs.dotted(wanted).items():
+        if not re.search(configs.FREE_MODEL_KEYS, field) and before.get(field) != value:
+            raise GlapError(
+                f"{what}: '{key}.{field}' is {value} in this run and {before.get(field, 'missing')} in "
+                f"'{where}'; configure the model of that folder"
+            )
 
 
 def write_bias(module: DualEncoder, config: LossConfig, *, source: str, target: str) -> None:
@@ -153,14 +182,18 @@ def part(
     more = tuple(rules.path_name(path) for path in adapters)
     if not learning and not more:
         raise GlapError("frozen: these rules freeze every parameter; leave at least one to train")
-    graph, trainable, rest = nnx.split(module, lambda path, _: rules.path_name(path) in learning, ...)
+    graph, trainable, statistics, rest = nnx.split(
+        module, lambda path, _: rules.path_name(path) in learning, RunningStat, ...
+    )
     trainable = lora.added(trainable, adapters)
-    return Parts(graph, trainable, rest, paths + more, learning | set(more), alpha)
+    return Parts(graph, trainable, statistics, rest, paths + more, learning | set(more), alpha)
 
 
 def start(parts: Parts, optimizer: optax.GradientTransformation, *, ema: float | None) -> TrainState:
     """The state before the first step; owns its arrays, so that a step may reuse their memory."""
-    copy = lambda: jax.tree.map(jnp.copy, parts.trainable)  # noqa: E731
-    trainable = copy()
-    average = None if ema is None else copy()
-    return TrainState(jnp.zeros((), jnp.int32), trainable, optimizer.init(trainable), average)
+    copy = functools.partial(jax.tree.map, jnp.copy)
+    trainable = copy(parts.trainable)
+    average = None if ema is None else copy(parts.trainable)
+    statistics = copy(parts.statistics) if jax.tree.leaves(parts.statistics) else None
+    zero = jnp.zeros((), jnp.int32)
+    return TrainState(zero, trainable, optimizer.init(trainable), average, statistics)

@@ -17,6 +17,8 @@ from jaxtyping import Array, Float, Int, Key
 
 from glap_jax import losses
 from glap_jax.config import LossConfig, TrainConfig
+from glap_jax.heads import unit
+from glap_jax.layers import RunningStat
 from glap_jax.model import DualEncoder
 from glap_jax.train.state import Parts, TrainState, Weights
 
@@ -27,10 +29,11 @@ Loss = Callable[[DualEncoder, Array, Array, Array], Array]
 
 
 def make_loss(config: LossConfig, mesh: Mesh | None = None) -> Loss:
-    """`loss(module, audio, text, identity)`, a float32 scalar: audio, text `B E` unit rows, identity `B` ids.
+    """`loss(module, audio, text, identity)`, a float32 scalar: audio, text `B E` rows, identity `B` ids.
 
-    `mesh` is where the rows are sharded over; none is one device. Unless `config.positives` is `pair`, pairs
-    of equal identity are positives of one another.
+    Rows are unit rows; those of the clips are raw for the Huber loss, see `embed`. `mesh` is where they are
+    sharded over; none is one device. Unless `config.positives` is `pair`, pairs of equal identity are
+    positives of one another.
     """
 
     def loss(
@@ -41,6 +44,8 @@ def make_loss(config: LossConfig, mesh: Mesh | None = None) -> Loss:
         how |= {"mesh": mesh, "strategy": config.strategy, "chunk": config.chunk}
         if config.kind == "infonce":
             return losses.infonce(audio, text, log_scale=module.log_scale(), **how)
+        if config.kind == "huber":
+            return losses.huber(audio, text, delta=config.delta)
         temperature, bias = module.temperature[...], module.bias[...]
         return losses.sigmoid(audio, text, temperature=temperature, bias=bias, form=config.form, **how)
 
@@ -61,8 +66,10 @@ def prepare(module: DualEncoder, batch: Batch, key: Key[Array, ""], *, audio: bo
     }
 
 
-def embed(module: DualEncoder, inputs: Inputs) -> tuple[Float[Array, "B E"], Float[Array, "B E"]]:
-    """Unit rows of both sides from what `prepare` returned."""
+def embed(
+    module: DualEncoder, inputs: Inputs, *, raw: bool = False
+) -> tuple[Float[Array, "B E"], Float[Array, "B E"]]:
+    """Unit rows of both sides from what `prepare` returned; `raw` leaves out the unit norm of the clips."""
 
     def pooled(tower: nnx.Module, side: Any) -> Float[Array, "B D"]:
         if not isinstance(side, tuple):
@@ -73,7 +80,8 @@ def embed(module: DualEncoder, inputs: Inputs) -> tuple[Float[Array, "B E"], Flo
         return tower(*arrays, **drawn).pooled
 
     audio, text = pooled(module.audio, inputs["audio"]), pooled(module.text, inputs["text"])
-    return module.audio_head(audio), module.text_head(text)
+    sound = module.audio_head.project(audio).astype(jnp.float32) if raw else module.audio_head(audio)
+    return sound, module.text_head(text)
 
 
 def step_key(seed: int, step: Int[Array, ""]) -> Key[Array, ""]:
@@ -90,12 +98,14 @@ def value_and_gradient(
     *,
     loss: Loss,
     accumulation: int,
-) -> tuple[Float[Array, ""], Weights, tuple[Array, Array]]:
-    """Loss of a whole batch, its gradient for every trainable parameter, and the batch's unit rows.
+    raw: bool = False,
+) -> tuple[Float[Array, ""], Weights, tuple[Array, Array], Weights]:
+    """Loss of a whole batch, gradient of every trainable parameter, the batch's rows, running statistics.
 
     `accumulation` parts of the batch are encoded one after the other; unless a tower draws from `key`, of
     which each part has its own, the result does not depend on it. A tower without trainable parameters runs
-    once per part and takes no backward pass.
+    once per part and takes no backward pass. `raw` is as for `embed`. The running statistics are those after
+    the batch, of which a batch in parts, that they do not go with, changes none.
     """
     merge = lambda weights: parts.merge(weights, frozen)  # noqa: E731
     towers = {side: parts.learns(side) for side in ("audio", "text")}
@@ -103,18 +113,18 @@ def value_and_gradient(
     if accumulation == 1:
         inputs = prepare(merge(trainable), batch, key, **towers)
 
-        def whole(weights: Weights) -> tuple[Array, tuple[Array, Array]]:
+        def whole(weights: Weights) -> tuple[Array, tuple[tuple[Array, Array], Weights]]:
             module = merge(weights)
-            rows = embed(module, inputs)
-            return loss(module, *rows, identity), rows
+            rows = embed(module, inputs, raw=raw)
+            return loss(module, *rows, identity), (rows, nnx.state(module, RunningStat))
 
-        (value, rows), gradient = jax.value_and_grad(whole, has_aux=True)(trainable)
-        return value, gradient, rows
+        (value, (rows, statistics)), gradient = jax.value_and_grad(whole, has_aux=True)(trainable)
+        return value, gradient, rows, statistics
 
     def encode(part: tuple[Batch, Array]) -> tuple[Inputs, tuple[Array, Array]]:
         module = merge(trainable)
         inputs = prepare(module, *part, **towers)
-        return inputs, embed(module, inputs)
+        return inputs, embed(module, inputs, raw=raw)
 
     pieces = jax.tree.map(lambda x: cut(x, accumulation), batch)
     inputs, parted = jax.lax.map(encode, (pieces, jax.random.split(key, accumulation)))
@@ -128,11 +138,12 @@ def value_and_gradient(
 
     def back(total: Weights, part: tuple[Inputs, tuple[Array, Array]]) -> tuple[Weights, None]:
         inputs, cotangent = part
-        _, pull = jax.vjp(lambda weights: embed(merge(weights), inputs), trainable)
+        _, pull = jax.vjp(lambda weights: embed(merge(weights), inputs, raw=raw), trainable)
         return jax.tree.map(jnp.add, total, pull(cotangent)[0]), None
 
     cotangents = jax.tree.map(lambda x: cut(x, accumulation), cotangents)
-    return value, jax.lax.scan(back, scalars, (inputs, cotangents))[0], rows
+    gradient, _ = jax.lax.scan(back, scalars, (inputs, cotangents))
+    return value, gradient, rows, nnx.state(merge(trainable), RunningStat)
 
 
 def cut(x: Array, pieces: int) -> Array:
@@ -181,29 +192,32 @@ def make_step(
     loss = make_loss(config.loss, mesh if mesh.size > 1 else None)
 
     def step(state: TrainState, frozen: Weights, batch: Batch) -> tuple[TrainState, Metrics]:
-        value, gradient, rows = value_and_gradient(
+        fixed, raw = state.fixed(frozen), config.loss.kind == "huber"
+        value, gradient, rows, statistics = value_and_gradient(
             parts,
             state.trainable,
-            frozen,
+            fixed,
             batch,
             step_key(config.seed, state.step),
             loss=loss,
             accumulation=config.accumulation,
+            raw=raw,
         )
         updates, moments = optimizer.update(gradient, state.optimizer, state.trainable)
         trainable = optax.apply_updates(state.trainable, updates)
         average = state.average
         if average is not None and config.ema is not None:
             average = moving_average(average, trainable, state.step + 1, config.ema)
-        module = parts.merge(state.trainable, frozen)
+        module = parts.merge(state.trainable, fixed)
         metrics = {
             "loss": value,
             "grad_norm": jnp.asarray(optax.tree.norm(gradient)),
             "learning_rate": jnp.asarray(schedule(state.step)),
             **module.scalars(),
-            **cosine_means(*rows),
+            **cosine_means(unit(rows[0]) if raw else rows[0], rows[1]),
         }
-        return TrainState(state.step + 1, trainable, moments, average), metrics
+        kept = None if state.statistics is None else statistics
+        return TrainState(state.step + 1, trainable, moments, average, kept), metrics
 
     everywhere, spread = replicated(mesh), over_data(mesh)
     return jax.jit(

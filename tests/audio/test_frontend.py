@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import soxr
 
-from glap_jax.audio.frontend import LogMel, hann, power_spectrogram, reflect
+from glap_jax.audio.frontend import LogMel, hann, power_spectrogram, reflect, resample
 from glap_jax.families import from_torch
 
 CLIPS = ("c0_5s", "c3s", "c23_7s", "zeros")
@@ -92,3 +93,41 @@ def test_a_very_short_clip_gives_four_finite_frames(samples):
 def test_silence_has_a_finite_gradient():
     gradient = jax.grad(lambda wave: LogMel()(wave, None)[0].sum())(jnp.zeros((1, 800), jnp.float32))
     assert np.isfinite(np.asarray(gradient)).all()
+
+
+down = jax.jit(lambda waveform, lengths: resample(waveform, lengths, source=22_050, target=16_000))
+
+
+def test_resampling_is_exact_below_its_edge():
+    """Against the periodic signal itself, given by its Fourier series, and against soxr."""
+    samples = 22_050
+    spectrum = np.fft.rfft(np.random.default_rng(0).normal(size=samples))
+    spectrum[7200:] = 0
+    signal = np.fft.irfft(spectrum, samples)
+    ideal = np.fft.irfft(spectrum[:8001], 16_000) * (16_000 / samples)
+    scale = np.abs(signal).max()
+    rows, lengths = down(jnp.asarray(signal / scale, jnp.float32)[None], None)
+    assert rows.shape == (1, 16_000)
+    assert lengths.tolist() == [16_000]
+    inside = slice(500, -500)
+    np.testing.assert_allclose(rows[0, inside], ideal[inside] / scale, rtol=0, atol=3e-6)
+    other = soxr.resample((signal / scale).astype(np.float32), 22_050, 16_000, quality="HQ")
+    np.testing.assert_allclose(rows[0, inside], other[inside], rtol=0, atol=3e-4)
+
+
+def test_resampling_removes_what_the_lower_rate_cannot_hold():
+    time = np.arange(22_050) / 22_050
+    for hertz in (8100, 9000, 10_900):
+        rows, _ = down(jnp.asarray(np.sin(2 * np.pi * hertz * time), jnp.float32)[None], None)
+        assert float(jnp.abs(rows[0, 500:-500]).max()) < 1e-5
+
+
+def test_resampling_does_not_see_padding():
+    draw = np.random.default_rng(1).normal(size=(2, 5000)).astype(np.float32)
+    alone, length = down(jnp.asarray(draw[:1, :3001]), None)
+    together, lengths = down(jnp.asarray(draw), jnp.array([3001, 5000], jnp.int32))
+    # ceil(n * 320 / 441).
+    assert lengths.tolist() == [2178, 3629]
+    assert length.tolist() == [2178]
+    np.testing.assert_allclose(together[0, :2178], alone[0], rtol=0, atol=1e-6)
+    assert not together[0, 2178:].any()

@@ -53,7 +53,8 @@ def test_the_reference_computes_the_same(config, library):
 
 def test_every_encoder_is_measured_and_all_but_one_compared():
     measured = {encoders.variant(name).family for name in cases.BASES}
-    assert measured == {*encoders.AUDIO, *encoders.TEXT}
+    # CLASP's audio tower is made of measured ones.
+    assert measured == {*encoders.AUDIO, *encoders.TEXT} - {"clasp_audio"}
     assert measured - set(references.REFERENCES) == {"sonar_speech"}
 
 

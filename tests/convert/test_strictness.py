@@ -9,13 +9,16 @@ from flax import nnx
 from glap_jax import families
 from glap_jax.audio.ced import CedConfig
 from glap_jax.audio.clara import ClaraAudioConfig
+from glap_jax.audio.clasp_tower import ClaspAudioConfig
 from glap_jax.config import ModelConfig
 from glap_jax.errors import GlapError
+from glap_jax.text.bert import BertConfig
 from glap_jax.text.clara import ClaraTextConfig
 
 SYSTEMS = {
     "ml_clap": ModelConfig(audio=CedConfig.base(), family="ml_clap"),
     "clara": ModelConfig(audio=ClaraAudioConfig(), text=ClaraTextConfig(), family="clara"),
+    "clasp": ModelConfig(ClaspAudioConfig(), BertConfig.labse(), joint=768, family="clasp"),
 }
 
 

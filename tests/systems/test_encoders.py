@@ -10,11 +10,16 @@ import tokenizers
 
 from glap_jax import config as configs
 from glap_jax import encoders, inference
+from glap_jax.audio.clasp import ClaspFusionConfig
+from glap_jax.audio.clasp_tower import ClaspAudioConfig
 from glap_jax.audio.efficientnet import EfficientNetConfig, StageConfig
+from glap_jax.audio.hubert import HubertConfig
 from glap_jax.config import GroupConfig
 from glap_jax.text.tokenizers import SonarTokenizer
 from glap_jax.train.loop import train
 from glap_jax.train.writers import read
+
+pytestmark = pytest.mark.usefixtures("little_compiled")
 
 ROOT = Path(__file__).parents[2]
 SAMPLES = ROOT / "data" / "samples"
@@ -30,7 +35,17 @@ AUDIO = {
     "--model.audio.pool-heads 2 --model.audio.pool-hidden 16",
     "w2v_bert": f"{BLOCKS} --model.audio.hidden 16 --model.audio.taps 3",
     "clara_audio": f"{BLOCKS} --model.audio.embedding 16 --model.audio.latents 8 --model.audio.head-width 4",
-    "efficientnet": "--model.audio.classes 16 --model.audio.picture 32 32",
+    **dict.fromkeys(("efficientnet", "clasp_audio"), ""),
+}
+IMAGE = EfficientNetConfig((StageConfig(1, 3, 2, 8, 8, 1),), classes=16, picture=(32, 32))
+# What takes many words to shrink.
+SHRUNK = {
+    "efficientnet": IMAGE,
+    "clasp_audio": ClaspAudioConfig(
+        HubertConfig(16, 1, 2, 16, conv_width=8, position_taps=4, position_groups=2),
+        IMAGE,
+        ClaspFusionConfig("gating", 16, 16, 12, 12, 8, 16),
+    ),
 }
 TEXT = {
     "bert.tiny": f"{BLOCKS} --model.text.hidden 16",
@@ -42,14 +57,6 @@ RUN = (
     "--initial None --steps 1 --batch 4 --model.joint 16 --optimizer.warmup-steps 0 --checkpoint-every 1 "
     "--log-every 1 --calibrate-batches 1 --data.crop-seconds 0.5 --data.workers 0 --data.max-tokens 32"
 ).split()
-
-
-@pytest.fixture(autouse=True)
-def little_compiled():
-    """These programs run once: compiling them well would take longer than they do."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="session")
@@ -92,9 +99,8 @@ def test_every_audio_encoder(family, tmp_path):
     rows = SonarTokenizer(SAMPLES / "spm.model", compact=True).vocabulary
     words = ["--audio-encoder", family, *AUDIO[family].format(tower="audio").split()]
     config = shrunk(tmp_path / "run", words, vocabulary=rows)
-    if family == "efficientnet":
-        net = EfficientNetConfig((StageConfig(1, 3, 2, 8, 8, 1),), classes=16, picture=(32, 32))
-        config = dataclasses.replace(config, model=dataclasses.replace(config.model, audio=net))
+    if family in SHRUNK:
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, audio=SHRUNK[family]))
     assert config.model.audio.family == family
     assert config.data.sample_rate == encoders.sample_rate(config.model.audio)
     model = step_and_load(config)

@@ -1,24 +1,34 @@
 """The recipes of systems, shrunk, take a step on the embedded samples and leave a model that loads."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 import tokenizers
+from flax import nnx
 
 from glap_jax import config as configs
-from glap_jax import inference
+from glap_jax import folder, inference, rules
 from glap_jax.audio.ced import CedConfig
 from glap_jax.audio.clara import ClaraAudioConfig
+from glap_jax.audio.clasp import ClaspFusionConfig
+from glap_jax.audio.clasp_tower import ClaspAudioConfig
+from glap_jax.audio.efficientnet import EfficientNetConfig, StageConfig
+from glap_jax.audio.hubert import Hubert, HubertConfig
 from glap_jax.config import GroupConfig
 from glap_jax.errors import GlapError
+from glap_jax.text.bert import BertConfig
 from glap_jax.text.clara import ClaraTextConfig
 from glap_jax.text.sonar import SonarConfig
 from glap_jax.text.tokenizers import SonarTokenizer
+from glap_jax.train import state as states
 from glap_jax.train.loop import train
 from glap_jax.train.writers import read
+
+pytestmark = pytest.mark.usefixtures("little_compiled")
 
 ROOT = Path(__file__).parents[2]
 SAMPLES = ROOT / "data" / "samples"
@@ -116,3 +126,95 @@ def test_a_loss_that_the_family_has_no_scalars_for():
     config = configs.load(ROOT / "configs" / "clara.py")
     with pytest.raises(GlapError, match=r"set 'loss\.kind' to infonce"):
         dataclasses.replace(config, loss=configs.LossConfig(kind="sigmoid"))
+
+
+HUBERT = HubertConfig(16, 1, 2, 32, conv_width=8, position_taps=8, position_groups=2)
+IMAGE = EfficientNetConfig((StageConfig(1, 3, 1, 8, 8, 1),), classes=10, picture=(24, 32))
+
+
+def values(module) -> dict[str, np.ndarray]:
+    return {
+        rules.path_name(path): np.asarray(x.get_value()) for path, x in nnx.to_flat_state(nnx.state(module))
+    }
+
+
+@pytest.fixture
+def small_clasp(tmp_path, random_module):
+    """`small_clasp("clasp")`: the recipe with tiny towers, whose speech part lies in a model folder."""
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    words = ["[UNK]", "[CLS]", "[SEP]", *letters, *(f"##{letter}" for letter in letters)]
+    spelling = tokenizers.Tokenizer(
+        tokenizers.models.WordPiece({word: place for place, word in enumerate(words)}, unk_token="[UNK]")
+    )
+    spelling.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=True)
+    spelling.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    spelling.save(str(tmp_path / "tokenizer.json"))
+    build = lambda: Hubert(HUBERT, dtype=np.dtype("float32"), rngs=nnx.Rngs(0))  # noqa: E731
+    folder.save(tmp_path / "hubert", random_module(build), HUBERT)
+
+    def make(name: str, **changes) -> configs.TrainConfig:
+        audio = ClaspAudioConfig(HUBERT, IMAGE, ClaspFusionConfig("concat", 16, 10, 12, 12, 8, 16, (14, 12)))
+        text = BertConfig(16, 1, 2, 32, len(words), max_tokens=32)
+        config = shrunk(name, tmp_path / "run", audio=audio, text=text)
+        return dataclasses.replace(
+            config,
+            data=dataclasses.replace(config.data, tokenizer=str(tmp_path / "tokenizer.json")),
+            parts=(("audio/speech", str(tmp_path / "hubert")),),
+            optimizer=dataclasses.replace(config.optimizer, learning_rate=1e-3, warmup_steps=0),
+            **changes,
+        )
+
+    return make
+
+
+@pytest.mark.slow
+def test_clasp_learns_its_fusion_with_statistics_and_goes_on_bit_for_bit(small_clasp, tmp_path):
+    config = small_clasp("clasp", steps=4, checkpoint_every=2, ema=0.9)
+    train(config, devices=jax.devices()[:1])
+    rows = read(tmp_path / "run" / "metrics.csv")
+    assert [row["temperature"] for row in rows] == pytest.approx([1 / 0.07] * 4)
+    assert all(np.isfinite(row["loss"]) and row["grad_norm"] > 0 for row in rows)
+    model = inference.load(config.out)
+    assert model.encode_audio([np.zeros(3000, np.float32)]).shape == (1, 16)
+    learnt = values(model.module)
+    norms = {path: x for path, x in learnt.items() if path.endswith(("norm/mean", "norm/variance"))}
+    for path, value in norms.items():
+        fresh = np.full_like(value, path.endswith("variance"))
+        assert np.array_equal(value, fresh) == (not path.startswith("audio/fusion/")), path
+    speech, _ = folder.load_module(tmp_path / "hubert")
+    for path, value in values(speech).items():
+        np.testing.assert_array_equal(learnt[f"audio/speech/{path}"], value)
+
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "4")
+    shutil.rmtree(tmp_path / "run" / "model")
+    train(config, devices=jax.devices()[:1], resume=True)
+    again = values(inference.load(config.out).module)
+    assert all(again[path].tobytes() == value.tobytes() for path, value in learnt.items())
+    assert [row["loss"] for row in read(tmp_path / "run" / "metrics.csv")] == [row["loss"] for row in rows]
+
+
+@pytest.mark.slow
+def test_lasp_on_one_device_and_on_four(small_clasp, tmp_path):
+    """Statistics are those of the whole batch: one clip a device would have no variance of its own."""
+    found = {}
+    for count in (1, 4):
+        config = small_clasp("lasp", steps=1)
+        config = dataclasses.replace(config, out=str(tmp_path / str(count)))
+        train(config, devices=jax.devices()[:count])
+        (row,) = read(tmp_path / str(count) / "metrics.csv")
+        assert row["loss"] > 0
+        assert -1 <= row["positive"] <= 1
+        found[count] = row["loss"], values(inference.load(config.out).module)
+    assert found[4][0] == pytest.approx(found[1][0], rel=1e-5)
+    norm = "audio/fusion/speech/wide/norm/variance"
+    np.testing.assert_allclose(found[4][1][norm], found[1][1][norm], rtol=1e-5)
+    assert (found[1][1][norm] != 1).all()
+
+
+def test_clasp_takes_no_batch_in_parts_and_huber_no_other_pairs(small_clasp):
+    with pytest.raises(GlapError, match="'accumulation' is 2, and this model's batch norms"):
+        nnx.eval_shape(lambda: states.build(small_clasp("clasp", accumulation=2), initial=None))
+    config = configs.load(ROOT / "configs" / "lasp.py")
+    for change in ({"regularise": True}, {"positives": "clip"}):
+        with pytest.raises(GlapError, match="huber loss compares true pairs alone"):
+            dataclasses.replace(config, loss=dataclasses.replace(config.loss, **change))
