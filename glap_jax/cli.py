@@ -2,6 +2,7 @@
 
 import difflib
 import logging
+import os
 import pkgutil
 import sys
 from collections.abc import Callable, Sequence
@@ -63,6 +64,8 @@ def train(config: Config, /, *, resume: bool = False, overrides: Overrides = ())
     --optimizer.learning-rate 3e-4. `--audio-encoder whisper.base` and `--text-encoder bert.labse` exchange a
     tower. `glap-jax train CONFIG --help` lists every encoder, and every key, its meaning and value.
 
+    Ctrl-C or SIGTERM saves and ends with status 0, or with what GLAP_JAX_STOPPED in the environment says.
+
     Args:
         config: Python file that defines `config = TrainConfig(...)`, such as configs/glap.py.
         resume: go on with the run in `out`, bit for bit where it stopped.
@@ -73,7 +76,9 @@ def train(config: Config, /, *, resume: bool = False, overrides: Overrides = ())
     from glap_jax.train.loop import train as body
 
     settings = configs.override(configs.load(config), overrides)
-    body(settings, resume=resume, evaluate=during_training(settings))
+    result = body(settings, resume=resume, evaluate=during_training(settings))
+    if not result.finished:
+        sys.exit(int(os.environ.get("GLAP_JAX_STOPPED", "0")))
 
 
 def evaluate(

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -106,6 +107,26 @@ def test_train_refuses_to_overwrite(run, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     line = fails(["train", "configs/quickstart.py", "--out", str(run), *SMALL], capsys)
     assert "--resume" in line
+
+
+@pytest.mark.parametrize(
+    ("environment", "finished", "status"), [("", True, 0), ("", False, 0), ("143", False, 143)]
+)
+def test_status_of_a_run_that_a_signal_stopped(environment, finished, status, monkeypatch):
+    """Schedulers start it again by the status that they ask for; users see an ordinary end."""
+    from glap_jax.train import loop
+
+    monkeypatch.chdir(ROOT)
+    if environment:
+        monkeypatch.setenv("GLAP_JAX_STOPPED", environment)
+    monkeypatch.setattr(loop, "train", lambda *_, **__: types.SimpleNamespace(finished=finished))
+    words = ["train", "configs/quickstart.py"]
+    if finished:
+        assert cli.main(words) == status
+    else:
+        with pytest.raises(SystemExit) as end:
+            cli.main(words)
+        assert end.value.code == status
 
 
 def test_eval(run, tmp_path, capsys, monkeypatch):
