@@ -152,7 +152,7 @@ for ((start = 0; start <= OPTION[retries]; start++)); do
     exit 0
   fi
   sleep "${OPTION[poll]}"
-  if ((status < 128)) && [[ $(state) == ACTIVE ]]; then break; fi
+  if ((start == OPTION[retries])) || { ((status < 128)) && [[ $(state) == ACTIVE ]]; }; then break; fi
   say "ended with status $status; starting again ($((start + 1)) of ${OPTION[retries]})"
 done
 say "ended with status $status, see $LOGS; the pod goes on and costs. Delete it by: $(quote "${DELETE[@]}")"

@@ -156,6 +156,7 @@ def test_tpu_vm_leaves_the_pod_after_an_error(launch, stand_in, tmp_path):
         done = launch("tpu_vm.sh", *TPU, "--poll", "0", "--retries", "1", "eval", "m")
         assert done.returncode == status
         assert (tmp_path / "calls").read_text().count("scp") == starts
+        assert done.stderr.count("starting again") == starts - 1
         assert "delete" not in (tmp_path / "calls").read_text()
         assert f"Delete it by: {QUEUE} delete glap --zone=us-west4-a --quiet --force" in done.stderr
 
