@@ -3,8 +3,8 @@
 Data and parts are those of configs/clasp.py, which says how to convert them.
 
 Source: CLASP 905ce97, notebook models-data-playground: the Huber loss with delta 0.6 between the fused
-vectors as they are and LaBSE's unit vectors, Adam at 5e-6 over batches of 32. The temperature takes no part in
-it. The stairs are CLASP's here too; the notebook lowered the rate by hand.
+vectors as they are and LaBSE's unit vectors, Adam at 5e-6 over batches of 32. The temperature takes no part
+in it. The stairs are CLASP's here too; the notebook lowered the rate by hand.
 """
 
 import dataclasses
