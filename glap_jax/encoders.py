@@ -114,7 +114,8 @@ def exchange(config: C, words: Sequence[str]) -> tuple[C, list[str]]:
     """Carries out `--audio-encoder NAME` and `--text-encoder NAME`.
 
     An audio tower brings its sample rate along; text variants without a published tokenizer keep the rows of
-    the tower that they replace.
+    the tower that they replace. Of the folder that the run was to begin from (`initial`, unless `words` name
+    another), the tower that stays is left, as one of `parts`.
 
     Args:
         config: a `TrainConfig`.
@@ -133,7 +134,7 @@ def exchange(config: C, words: Sequence[str]) -> tuple[C, list[str]]:
         chosen, rest = options.parse_known_args(words)
     except argparse.ArgumentError as error:
         raise GlapError(f"{error}, such as whisper.base or bert.base") from None
-    model, data = config.model, config.data
+    model, data, start = config.model, config.data, {}
     if chosen.audio_encoder is not None:
         audio = variant(chosen.audio_encoder, kinds=AUDIO)
         model = dataclasses.replace(model, audio=audio)
@@ -141,4 +142,11 @@ def exchange(config: C, words: Sequence[str]) -> tuple[C, list[str]]:
     if chosen.text_encoder is not None:
         text = variant(chosen.text_encoder, kinds=TEXT, vocabulary=model.text.vocabulary)
         model = dataclasses.replace(model, text=text)
-    return dataclasses.replace(config, model=model, data=data), rest
+    if model != config.model and config.initial is not None and "--initial" not in _options(rest):
+        kept = [tower for tower in ("audio", "text") if vars(chosen)[f"{tower}_encoder"] is None]
+        start = {"initial": None, "parts": (*((tower, config.initial) for tower in kept), *config.parts)}
+    return dataclasses.replace(config, model=model, data=data, **start), rest
+
+
+def _options(words: Sequence[str]) -> set[str]:
+    return {word.partition("=")[0] for word in words if word.startswith("--")}

@@ -11,6 +11,8 @@ from glap_jax import encoders
 from glap_jax.audio.beats import BeatsConfig
 from glap_jax.audio.ced import CedConfig
 from glap_jax.audio.clara import ClaraAudioConfig
+from glap_jax.audio.clasp import ClaspFusionConfig
+from glap_jax.audio.clasp_tower import ClaspAudioConfig
 from glap_jax.audio.dasheng import DashengConfig
 from glap_jax.audio.efficientnet import EfficientNetConfig, StageConfig
 from glap_jax.audio.hubert import HubertConfig
@@ -44,6 +46,9 @@ AUDIO = {
     "clara_audio": ClaraAudioConfig(16, 16, 8, 2, heads=2, head_width=4, max_tokens=32, sample_rate=48_000),
     "efficientnet": EfficientNetConfig((StageConfig(1, 3, 2, 8, 8, 1),), classes=16),
 }
+AUDIO["clasp_audio"] = ClaspAudioConfig(
+    AUDIO["hubert"], AUDIO["efficientnet"], ClaspFusionConfig("gating", 16, 16, 12, 12, 8, 16)
+)
 TEXT = {
     "sonar": SonarConfig(width=16, layers=2, heads=2, hidden=24, vocabulary=50),
     "bert": BertConfig(16, 2, 2, 24, 50),

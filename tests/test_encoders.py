@@ -79,6 +79,23 @@ def test_an_audio_tower_brings_its_rate():
 
 
 @pytest.mark.parametrize(
+    ("words", "initial", "parts"),
+    [
+        ("--audio-encoder whisper.base", None, (("text", "models/glap"),)),
+        ("--text-encoder bert.labse", None, (("audio", "models/glap"),)),
+        ("--audio-encoder whisper --text-encoder bert", None, ()),
+        ("--audio-encoder whisper --initial models/whisper", "models/whisper", ()),
+        ("--audio-encoder dasheng.base", "models/glap", ()),
+        ("--audio-encoder whisper --parts audio models/whisper", None, (("audio", "models/whisper"),)),
+    ],
+)
+def test_the_tower_that_stays_begins_as_before(words, initial, parts):
+    config = configs.override(TrainConfig(initial="models/glap"), words.split())
+    assert config.initial == initial
+    assert config.parts == parts
+
+
+@pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--audio-encoder", "bert.base"], "config: 'bert.base' is no encoder here"),

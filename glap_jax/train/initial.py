@@ -6,6 +6,7 @@ from typing import Any
 from flax import nnx
 
 from glap_jax import folder, rules
+from glap_jax.config import TrainConfig
 from glap_jax.errors import GlapError
 from glap_jax.model import DualEncoder
 from glap_jax.train.state import refuse_another
@@ -30,6 +31,12 @@ def put_parts(module: DualEncoder, parts: Sequence[tuple[str, str]]) -> None:
         key = ".".join(("model", *place.split("/")))
         refuse_another(source.config, target.config, what="parts", where=path, key=key)
         nnx.update(target, nnx.state(source))
+
+
+def at_random(config: TrainConfig) -> list[str]:
+    """The towers that no folder gives parameters to."""
+    given = {place.split("/")[0] for place, _ in config.parts}
+    return [] if config.initial else [tower for tower in ("audio", "text") if tower not in given]
 
 
 def measured(parts: Sequence[tuple[str, str]]) -> bool:

@@ -29,7 +29,7 @@ from glap_jax.train import optimizer as optimizers
 from glap_jax.train import state as states
 from glap_jax.train.calibrate import calibrate
 from glap_jax.train.checkpoint import Checkpoints
-from glap_jax.train.initial import measured, put_parts
+from glap_jax.train.initial import at_random, measured, put_parts
 from glap_jax.train.state import TrainState, Weights
 from glap_jax.train.step import Batch, make_step, over_data, replicated
 from glap_jax.train.writers import Intake, Log, Writers
@@ -103,6 +103,10 @@ def train(
                 measure_inputs(config, module)
         adapters = lora.adapters(module, config.lora, seed=config.seed)
         parts = states.part(module, config.frozen, adapters, alpha=config.lora_alpha)
+        for tower in (tower for tower in at_random(config) if fresh and not parts.learns(tower)):
+            say(
+                f"note: the {tower} tower is random and frozen; give it a model folder: --parts {tower} FOLDER"
+            )
         schedule = optimizers.schedule(config.optimizer, config.steps)
         optimizer = optimizers.adam(config.optimizer, schedule, parts.trainable, parts.paths)
         state = states.start(parts, optimizer, ema=config.ema)
