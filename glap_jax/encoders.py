@@ -95,6 +95,7 @@ def sample_rate(config: Any) -> int:
 _USAGE = """  --audio-encoder NAME  exchanges the audio tower and sets data.sample-rate to its rate
   --text-encoder NAME   exchanges the text tower; --data.tokenizer names its tokenizer
 
+An exchanged tower begins at random, or from --parts TOWER FOLDER; the other one from the config's `initial`.
 The options below change single values, those of an exchanged tower too.
 NAME is a family, or a family and a variant such as whisper.base:
 

@@ -104,9 +104,7 @@ def train(
         adapters = lora.adapters(module, config.lora, seed=config.seed)
         parts = states.part(module, config.frozen, adapters, alpha=config.lora_alpha)
         for tower in (tower for tower in at_random(config) if fresh and not parts.learns(tower)):
-            say(
-                f"note: the {tower} tower is random and frozen; give it a model folder: --parts {tower} FOLDER"
-            )
+            say(f"note: the {tower} tower is random and frozen; give it a folder: --parts {tower} FOLDER")
         schedule = optimizers.schedule(config.optimizer, config.steps)
         optimizer = optimizers.adam(config.optimizer, schedule, parts.trainable, parts.paths)
         state = states.start(parts, optimizer, ema=config.ema)

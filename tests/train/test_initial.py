@@ -13,7 +13,7 @@ from glap_jax import folder
 from glap_jax.audio.dasheng import Dasheng
 from glap_jax.errors import GlapError
 from glap_jax.model import DualEncoder
-from glap_jax.train.initial import measured, put_parts
+from glap_jax.train.initial import at_random, measured, put_parts
 
 
 def new(kind, config):
@@ -52,6 +52,12 @@ def test_a_tower_of_its_own_and_one_of_another_model(tiny, model, random_module,
     assert measured(parts)
     assert measured((("audio/speech", ""),))
     assert not measured(parts[1:])
+
+
+def test_towers_that_no_folder_gives(tiny):
+    assert at_random(tiny) == ["audio", "text"]
+    assert at_random(dataclasses.replace(tiny, initial="models/glap")) == []
+    assert at_random(dataclasses.replace(tiny, parts=(("audio/speech", "a"),))) == ["text"]
 
 
 def test_what_cannot_be_put_in(tiny, model, random_module, tmp_path):
