@@ -117,7 +117,7 @@ def embed(source: Source, /, *, out: Output, model: str = MODEL) -> None:
 
 
 def score(clip: Clip, captions: Captions, /, *, language: str = "eng_Latn", model: str = MODEL) -> None:
-    """Matches one recording with captions: 100 * cosine and probability, best first.
+    """Matches one recording with captions: 100 * cosine, probability if the model learned one, best first.
 
     Args:
         clip: a recording (flac, wav, ogg, opus, mp3).

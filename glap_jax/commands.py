@@ -20,6 +20,8 @@ SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", "
 def score(model: str, clip: Path, captions: str, language: str = "eng_Latn") -> None:
     """Prints how well one recording matches captions: 100 * cosine and probability, best first.
 
+    Models that learn no bias (those of InfoNCE and the Huber loss) have no probability.
+
     Args:
         model: model folder, run folder, checkpoint file, or hf:org/name.
         clip: a recording.
@@ -36,10 +38,11 @@ def score(model: str, clip: Path, captions: str, language: str = "eng_Latn") -> 
     audio = loaded.encode_audio([clip])
     embedded = loaded.encode_text(texts, language=language)
     scores = loaded.score(audio, embedded)[0]
-    probabilities = loaded.probability(audio, embedded)[0]
-    print(f"{clip}\n\n  score  probability  caption")
+    likely = loaded.probability(audio, embedded)[0] if loaded.config.family == "glap" else None
+    print(f"{clip}\n\n  score  {'' if likely is None else 'probability  '}caption")
     for place in np.argsort(-scores, kind="stable"):
-        print(f"{scores[place]:7.2f}  {probabilities[place]:11.4f}  {texts[place]}")
+        middle = "" if likely is None else f"{likely[place]:11.4f}  "
+        print(f"{scores[place]:7.2f}  {middle}{texts[place]}")
 
 
 def embed(source: Path, out: Path, model: str) -> None:

@@ -310,27 +310,27 @@ def config_from_torch(shapes: Shapes, given: Mapping[str, Any]) -> EfficientNetC
     """Sizes from tensor shapes; strides and norms' epsilon, which none shows, are the published net's.
 
     `given` may hold `name` (`efficientnet_b0` ... `b7`), for nothing but a check, or the `stages` of a net
-    that is not published, rows of expand, kernel, stride, inputs, outputs and layers, and its `bn_eps`.
+    that is not published, rows of expand, kernel, stride, inputs, outputs and layers, and its `bn_eps`; also
+    `picture`, rows and columns of pixels.
 
     Raises:
         GlapError: an argument that is unknown, or sizes of no published net where `stages` says nothing.
     """
     names = {f"efficientnet_{name}": getattr(EfficientNetConfig, name)() for name in _PUBLISHED}
-    rest = {key: value for key, value in given.items() if key != "stages"}
+    rest = {key: value for key, value in given.items() if key not in ("stages", "picture")}
     told = arguments(rest, family="efficientnet", sizes=("bn_eps",), fixed={}, choices={"name": (*names,)})
     classes, last = (dimension(shapes, "classifier.1.weight", axis) for axis in (0, 1))
+    height, width = given.get("picture", EfficientNetConfig.picture)
+    outer: dict[str, Any] = {"classes": classes, "picture": (height, width)}
     if "stages" in given:
-        return EfficientNetConfig(
-            stages=tuple(StageConfig(*row) for row in given["stages"]),
-            last=None if last == 4 * given["stages"][-1][4] else last,
-            classes=classes,
-            epsilon=told.get("bn_eps", 1e-3),
-        )
+        stages = tuple(StageConfig(*row) for row in given["stages"])
+        last = None if last == 4 * stages[-1].outputs else last
+        return EfficientNetConfig(stages, last, epsilon=told.get("bn_eps", 1e-3), **outer)
     depths = [layers(shapes, f"features.{number}.") for number in range(1, 8)]
     for name, config in names.items():
         same = depths == [stage.layers for stage in config.stages] and last == config.channels
         if same and told.get("name", name) == name:
-            return dataclasses.replace(config, classes=classes, epsilon=told.get("bn_eps", config.epsilon))
+            return dataclasses.replace(config, epsilon=told.get("bn_eps", config.epsilon), **outer)
     raise GlapError(
         "config of efficientnet: these are no published net's sizes, or not those of 'name'; give 'stages', "
         "rows of [expand, kernel, stride, inputs, outputs, layers]"
@@ -339,10 +339,8 @@ def config_from_torch(shapes: Shapes, given: Mapping[str, Any]) -> EfficientNetC
 
 def config_to_torch(config: EfficientNetConfig) -> dict[str, Any]:
     """What `config_from_torch` reads as `config`, given its tensors' shapes."""
-    return {
-        "stages": [list(dataclasses.astuple(stage)) for stage in config.stages],
-        "bn_eps": config.epsilon,
-    }
+    stages = [list(dataclasses.astuple(stage)) for stage in config.stages]
+    return {"stages": stages, "bn_eps": config.epsilon, "picture": list(config.picture)}
 
 
 def compat(config: EfficientNetConfig) -> EfficientNetConfig:

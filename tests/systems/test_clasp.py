@@ -29,7 +29,7 @@ from glap_jax.train.step import embed, make_loss
 
 ROOT = Path(__file__).parents[2]
 SMALL = {"width": 16, "layers": 1, "heads": 2, "hidden": 32, "conv_width": 8, "position_groups": 2}
-IMAGE = EfficientNetConfig((StageConfig(1, 3, 1, 8, 8, 1),), classes=10, epsilon=1e-3)
+IMAGE = EfficientNetConfig((StageConfig(1, 3, 1, 8, 8, 1),), classes=10, epsilon=1e-3, picture=(24, 32))
 FUSION = ClaspFusionConfig("concat", 16, 10, 12, 12, 8, 12, (14, 10))
 HUBERT = ClaspAudioConfig(HubertConfig(**SMALL, position_taps=8), IMAGE, FUSION)
 WAV2VEC2 = ClaspAudioConfig(

@@ -7,11 +7,12 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import soundfile
 import tokenizers
 from flax import nnx
 
+from glap_jax import commands, folder, inference, rules
 from glap_jax import config as configs
-from glap_jax import folder, inference, rules
 from glap_jax.audio.ced import CedConfig
 from glap_jax.audio.clara import ClaraAudioConfig
 from glap_jax.audio.clasp import ClaspFusionConfig
@@ -168,14 +169,19 @@ def small_clasp(tmp_path, random_module):
 
 
 @pytest.mark.slow
-def test_clasp_learns_its_fusion_with_statistics_and_goes_on_bit_for_bit(small_clasp, tmp_path):
+def test_clasp_learns_its_fusion_with_statistics_and_goes_on_bit_for_bit(small_clasp, tmp_path, capsys):
     config = small_clasp("clasp", steps=4, checkpoint_every=2, ema=0.9)
     train(config, devices=jax.devices()[:1])
     rows = read(tmp_path / "run" / "metrics.csv")
     assert [row["temperature"] for row in rows] == pytest.approx([1 / 0.07] * 4)
     assert all(np.isfinite(row["loss"]) and row["grad_norm"] > 0 for row in rows)
     model = inference.load(config.out)
-    assert model.encode_audio([np.zeros(3000, np.float32)]).shape == (1, 16)
+    soundfile.write(tmp_path / "clip.wav", np.random.default_rng(0).normal(0, 0.1, 4000), 16_000)
+    capsys.readouterr()
+    commands.score(config.out, tmp_path / "clip.wav", "a dog;a cat")
+    _, _, title, *lines = capsys.readouterr().out.splitlines()
+    assert title.split() == ["score", "caption"]
+    assert {line.split(maxsplit=1)[1] for line in lines} == {"a dog", "a cat"}
     learnt = values(model.module)
     norms = {path: x for path, x in learnt.items() if path.endswith(("norm/mean", "norm/variance"))}
     for path, value in norms.items():
