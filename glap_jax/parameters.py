@@ -153,7 +153,7 @@ def unwritable(folder: Path, error: Exception) -> GlapError:
 
 @contextlib.contextmanager
 def _quiet() -> Generator[None]:
-    """Silences Orbax, which logs at length what it then raises."""
+    """Silences Orbax, which logs what it then raises, and that it was given no handler for JAX's arrays."""
     logger = logging.getLogger("absl")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
@@ -194,7 +194,8 @@ def read(source: Path, wanted: dict[str, Any], folder: Path, sharding: Shardings
     size = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(wanted))
     if sharding is None:
         registry = ocp.type_handlers.create_type_handler_registry((np.ndarray, _one_by_one(size)))
-        handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
+        with _quiet():
+            handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
         arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
     else:
         handler = ocp.PyTreeCheckpointHandler()

@@ -105,3 +105,10 @@ def test_a_module_goes_where_rules_send_it(mesh, weights, tmp_path):
     del places["bias"]
     with pytest.raises(GlapError, match="name no place for 'bias'"):
         folder.load_module(tmp_path / "model", sharding=places)
+
+
+def test_saving_and_loading_say_nothing(tmp_path, caplog, weights):
+    module = families.from_torch("glap", weights("glap"), GIVEN)
+    folder.save(tmp_path / "model", module, module.config)
+    folder.load_module(tmp_path / "model")
+    assert caplog.text == ""
