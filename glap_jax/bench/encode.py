@@ -18,7 +18,7 @@ from glap_jax.bench.cases import Case
 from glap_jax.bench.references import REFERENCES, need
 from glap_jax.bench.timing import in_turns
 from glap_jax.errors import GlapError
-from glap_jax.families import to_torch
+from glap_jax.families import to_checkpoint
 from glap_jax.progress import track
 
 
@@ -108,7 +108,7 @@ def reference(case: Case) -> Callable[[], Any]:
         GlapError: its library is not installed.
     """
     torch = need("torch", "the time")
-    tensors = {key: torch.from_numpy(np.array(value)) for key, value in to_torch(case.module).items()}
+    tensors = {key: torch.from_numpy(np.array(value)) for key, value in to_checkpoint(case.module).items()}
     forward = REFERENCES[case.config.family](case.config, tensors)
     inputs = [torch.from_numpy(np.array(value)) for value in case.inputs]
 

@@ -32,7 +32,9 @@ def need(name: str, wanted: str) -> Any:
 
 def _loaded(model: Any, tensors: Tensors, prefix: str = "") -> Any:
     """`model` in evaluation mode with exactly `tensors`, whose keys begin with `prefix`."""
-    model.load_state_dict({key.removeprefix(prefix): value for key, value in tensors.items()}, strict=True)
+    own = {key.removeprefix(prefix): value for key, value in tensors.items()}
+    # Assigned, not copied: a large model would be there twice.
+    model.load_state_dict(own, strict=True, assign=True)
     return model.eval()
 
 
