@@ -74,28 +74,33 @@ def test_the_reference_s_batch_with_its_quirks(load, golden, padded, close):
     close(found.pooled, io["wrapper/batch_no_length"], *TOKENS)
 
 
-def test_every_stage_agrees_with_the_trace(sound, golden, clip, close):
-    io, context = golden("beats"), sound.context
-    fbank = sound.frontend(jnp.asarray(clip("c0_5s"))[None], None)
-    x = sound.patch(sound._patches(fbank))
-    close(x[0], io["trace/patch_embedding"].reshape(32, 24).T, *TOKENS)
-    x = sound.patch_norm(x)
-    close(x[0], io["trace/layer_norm_in"], *TOKENS)
-    x = sound.projection(x)
-    close(x[0], io["trace/post_extract_proj"], *TOKENS)
+@nnx.jit
+def trace(module, wave):
+    """The stages in one program, by the names that they were recorded under, and the relative bias."""
+    context, found = module.context, {}
+    x = module.patch(module._patches(module.frontend(wave, None)))
+    found["patch_embedding"] = x.swapaxes(1, 2)
+    x = found["layer_norm_in"] = module.patch_norm(x)
+    x = found["post_extract_proj"] = module.projection(x)
     positions = context.positions(x)
-    close(positions[0].T, io["trace/pos_conv"], *TOKENS)
-    x = context.norm(x + positions)
-    close(x[0], io["trace/encoder.layer_norm"], *TOKENS)
-    bias = context.relative(24)
-    close(bias[0], io["trace/relative_bias_layer0"], 1e-6)
+    found["pos_conv"] = positions.swapaxes(1, 2)
+    x = found["encoder.layer_norm"] = context.norm(x + positions)
+    bias = context.relative(x.shape[1])
     graph, layers = nnx.split(context.blocks.layers)
     for number in range(3):
         block = nnx.merge(graph, jax.tree.map(lambda leaf, number=number: leaf[number], layers))
         if number == 0:
-            close(block.attention(x, None, bias)[0], io["trace/layer0.self_attn"], *TOKENS)
-        x = block(x, None, bias)
-        close(x[0], io[f"trace/layer{number}"], *TOKENS)
+            found["layer0.self_attn"] = block.attention(x, None, bias)
+        x = found[f"layer{number}"] = block(x, None, bias)
+    return found, bias
+
+
+def test_every_stage_agrees_with_the_trace(sound, golden, clip, close):
+    io = golden("beats")
+    found, bias = trace(sound, jnp.asarray(clip("c0_5s"))[None])
+    for name, value in found.items():
+        close(value[0], io[f"trace/{name}"].reshape(value.shape[1:]), *TOKENS)
+    close(bias[0], io["trace/relative_bias_layer0"], 1e-6)
 
 
 def test_probabilities_of_a_fine_tuned_model(load, golden, clip, padded, close):

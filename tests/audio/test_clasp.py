@@ -45,9 +45,8 @@ def test_training_uses_and_stores_the_batch_s_statistics(case, close):
     name, tensors, _, inputs, io = case
     module = from_torch("clasp_fusion", tensors)
     without = dataclasses.replace(module.config, dropout=(0.0, 0.0))
-    graph, state = nnx.split(ClaspFusion(without, dtype=jnp.float32, rngs=nnx.Rngs(0)))
-    nnx.replace_by_pure_dict(state, nnx.to_pure_dict(nnx.state(module)))
-    module = nnx.merge(graph, state)
+    graph = nnx.graphdef(nnx.eval_shape(lambda: ClaspFusion(without, dtype=jnp.float32, rngs=nnx.Rngs(0))))
+    module = nnx.merge(graph, nnx.state(module))
     found = module(*inputs, key=jax.random.key(0))
     close(found, io[f"{name}/train_mode_no_dropout_out"], LIMITS[name])
     # Recorded are those of the image branch's first norm.

@@ -40,13 +40,22 @@ def net(weights):
     return from_torch("efficientnet", weights("efficientnet"), {"stages": STAGES})
 
 
+@nnx.jit
+def trace(net, image):
+    """The logits, and what each part makes of a picture, in one program."""
+    parts, x = [], image
+    for part in (net.stem, *net.stages):
+        x = part(x)
+        parts.append(x[0, ::4, ::3].transpose(2, 0, 1))
+    return net.classify(image), parts
+
+
 def test_every_stage_and_the_logits(net, golden, close):
     io = golden("efficientnet")
-    x = jnp.asarray(io["image_uint8_hwc"], jnp.float32)
-    close(nnx.jit(lambda net, x: net.classify(x))(net, x), io["logits"], LOGITS)
-    for number, part in enumerate([net.stem, *net.stages]):
-        x = nnx.jit(lambda part, x: part(x))(part, x)
-        close(x[0, ::4, ::3].transpose(2, 0, 1), io[f"trace/features.{number}"], LOGITS)
+    logits, parts = trace(net, jnp.asarray(io["image_uint8_hwc"], jnp.float32))
+    close(logits, io["logits"], LOGITS)
+    for number, part in enumerate(parts):
+        close(part, io[f"trace/features.{number}"], LOGITS)
 
 
 def test_there_and_back(weights, net):

@@ -82,31 +82,34 @@ def test_padding_and_batch_mates_change_nothing(load, golden, clip, close):
     np.testing.assert_allclose(together.pooled[0], alone.pooled[0], atol=5e-6)
 
 
-def test_every_stage_agrees_with_the_trace(load, golden, clip, close):
-    io, module = golden("hf_wavlm_layer"), load("hf_wavlm_layer")
-    context = module.context
-    wave = jnp.asarray(clip(*PARTS[1]))[None]
+@nnx.jit
+def trace(module, wave):
+    """The stages of a WavLM in one program, by the names that they were recorded under."""
+    context, found = module.context, {}
     x = normalised(wave, jnp.ones(wave.shape, bool))[..., None]
     for index, convolution in enumerate(module.convolutions):
         x = convolution(x, None)
-        if index == 0:
-            close(x[0, ::16].T, io["trace/conv0"], STATES)
-    close(x[0].T, io["trace/conv6"], STATES)
-    x = module.projection(module.feature_norm(x))
-    close(x[0], io["trace/feature_projection"], STATES)
-    positions = context.positions(x)
-    close(positions[0], io["trace/pos_conv_embed"], STATES)
-    x = x + positions
+        found[f"conv{index}"] = (x[:, ::16] if index == 0 else x).swapaxes(1, 2)
+    x = found["feature_projection"] = module.projection(module.feature_norm(x))
+    found["pos_conv_embed"] = context.positions(x)
+    x = x + found["pos_conv_embed"]
     bias = context.relative(x.shape[1])
-    close(bias[0, :, :20, :20], io["trace/relative_bias"], 1e-6)
+    found["relative_bias"] = bias[:, :, :20, :20]
     graph, layers = nnx.split(context.blocks.layers)
     for number in range(2):
         block = nnx.merge(graph, jax.tree.map(lambda leaf, number=number: leaf[number], layers))
-        if number == 0:
-            attended = block.attention(block.attention_norm(x), None, bias)
-            close(attended[0], io["trace/layer0.attention"], STATES)
-        x = block(x, None, bias)
-        close(x[0], io[f"trace/layer{number}"], STATES)
+        found[f"layer{number}.attention"] = block.attention(block.attention_norm(x), None, bias)
+        x = found[f"layer{number}"] = block(x, None, bias)
+    return found
+
+
+def test_every_stage_agrees_with_the_trace(load, golden, clip, close):
+    io = golden("hf_wavlm_layer")
+    found = trace(load("hf_wavlm_layer"), jnp.asarray(clip(*PARTS[1]))[None])
+    names = ("conv0", "conv6", "feature_projection", "pos_conv_embed", "layer0.attention", "layer0", "layer1")
+    for name in names:
+        close(found[name][0], io[f"trace/{name}"], STATES)
+    close(found["relative_bias"][0], io["trace/relative_bias"], 1e-6)
 
 
 def test_the_waveform_is_normalised_over_real_samples(golden, padded, close):
