@@ -20,6 +20,8 @@ fail() {
   exit 2
 }
 
+((BASH_VERSINFO[0] >= 5)) || fail "bash 5 is needed, and this is bash $BASH_VERSION"
+
 # Words to one line that any POSIX shell reads as exactly these words.
 quote() {
   local LC_ALL=C word line=() safe='^[A-Za-z0-9_@%+=:,./-]+$' escaped="'\\''"

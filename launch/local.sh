@@ -28,7 +28,6 @@ parse "$@"
 whole processes 1 devices 1 grace 0
 [[ -z ${OPTION[port]} ]] || whole port 1
 program "${OPTION[program]}" "activate the environment that it is installed in, or name it by --program"
-((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] >= 501)) || fail "this needs bash 5.1; here is bash $BASH_VERSION"
 
 free_port() {
   local port=12321
@@ -108,10 +107,12 @@ tail --pid="${running[0]}" --sleep-interval=0.2 -n +1 -f "$(log_of 0)" &
 shown=$!
 first=0
 while ((${#running[@]})); do
-  status=0
-  wait -n -p ended "${running[@]}" 2>/dev/null || status=$?
+  # An end or a signal wakes this up. Ends that were noticed elsewhere do not, so all are looked at.
+  wait -n "${running[@]}" 2>/dev/null || true
   for index in "${!running[@]}"; do
-    [[ ${running[index]} == "${ended-}" ]] || continue
+    if kill -0 "${running[index]}" 2>/dev/null; then continue; fi
+    status=0
+    wait "${running[index]}" 2>/dev/null || status=$?
     unset "running[index]"
     if ((status && !first)); then
       first=$status

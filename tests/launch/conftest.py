@@ -30,6 +30,8 @@ def stand_in(tmp_path):
 def launch(tmp_path):
     """`launch(script, *words)`: runs a launch script in an empty folder; once `stop()`, with SIGTERM."""
 
+    started: list[subprocess.Popen] = []
+
     def run(script: str, *words: str, stop: Callable[[], bool] | None = None, cwd: Path = tmp_path):
         environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
         environment |= {"PATH": f"{tmp_path / 'bin'}:{environment['PATH']}", "TMPDIR": str(tmp_path)}
@@ -41,6 +43,7 @@ def launch(tmp_path):
             stderr=subprocess.PIPE,
             text=True,
         )
+        started.append(process)
         while stop and process.poll() is None:
             time.sleep(0.05)
             if stop():
@@ -49,4 +52,6 @@ def launch(tmp_path):
         out, error = process.communicate(timeout=100)
         return subprocess.CompletedProcess(words, process.returncode, out, error)
 
-    return run
+    yield run
+    for process in started:
+        process.kill()

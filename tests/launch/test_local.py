@@ -83,6 +83,14 @@ def test_one_that_does_not_listen_is_killed_after_the_grace(launch, program):
     assert not left_running()
 
 
+def test_all_fail_at_once(launch, stand_in):
+    """Ends that are noticed while another is dealt with are not waited for again."""
+    program = stand_in("program", "sleep 0.0$GLAP_JAX_PROCESS; exit 3")
+    done = launch("local.sh", "--processes", "8", "--program", str(program), "train")
+    assert done.returncode == 3
+    assert done.stderr.count("ended with status") == 1
+
+
 def test_sigterm_lets_all_save(launch, program, tmp_path):
     logs = [tmp_path / f"runs/local/process-{index}.log" for index in range(2)]
     ready = lambda: all(log.exists() and "<wait>" in log.read_text() for log in logs)  # noqa: E731
