@@ -3,21 +3,18 @@
 import dataclasses
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 import tokenizers
 
 from glap_jax import config as configs
-from glap_jax import encoders, inference
+from glap_jax import encoders
 from glap_jax.audio.clasp import ClaspFusionConfig
 from glap_jax.audio.clasp_tower import ClaspAudioConfig
 from glap_jax.audio.efficientnet import EfficientNetConfig, StageConfig
 from glap_jax.audio.hubert import HubertConfig
 from glap_jax.config import GroupConfig
 from glap_jax.text.tokenizers import SonarTokenizer
-from glap_jax.train.loop import train
-from glap_jax.train.writers import read
 
 pytestmark = pytest.mark.usefixtures("little_compiled")
 
@@ -82,20 +79,9 @@ def shrunk(out: Path, words: list[str], *, tokenizer: Path = SAMPLES / "spm.mode
     return dataclasses.replace(config, data=data)
 
 
-def step_and_load(config: configs.TrainConfig) -> inference.Model:
-    result = train(config, devices=jax.devices()[:1])
-    assert result.step == 1
-    (row,) = read(Path(config.out) / "metrics.csv")
-    assert np.isfinite(row["loss"])
-    assert row["grad_norm"] > 0
-    model = inference.load(config.out)
-    assert model.config == config.model
-    return model
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("family", encoders.AUDIO)
-def test_every_audio_encoder(family, tmp_path):
+def test_every_audio_encoder(family, tmp_path, step_and_load):
     rows = SonarTokenizer(SAMPLES / "spm.model", compact=True).vocabulary
     words = ["--audio-encoder", family, *AUDIO[family].format(tower="audio").split()]
     config = shrunk(tmp_path / "run", words, vocabulary=rows)
@@ -103,20 +89,20 @@ def test_every_audio_encoder(family, tmp_path):
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, audio=SHRUNK[family]))
     assert config.model.audio.family == family
     assert config.data.sample_rate == encoders.sample_rate(config.model.audio)
-    model = step_and_load(config)
+    _, model = step_and_load(config)
     found = model.encode_audio([np.sin(np.arange(9000.0) / 9, dtype=np.float32)], sample_rate=9000)
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1.0, rtol=1e-5)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TEXT)
-def test_every_text_encoder(name, tmp_path, bytewise):
+def test_every_text_encoder(name, tmp_path, bytewise, step_and_load):
     words = ["--text-encoder", name, *BLOCKS.format(tower="audio").split()]
     words += TEXT[name].format(tower="text").split()
     config = shrunk(tmp_path / "run", words, tokenizer=bytewise, vocabulary=259)
     assert config.model.text.family == name.partition(".")[0]
     assert config.model.text.vocabulary == 259
-    model = step_and_load(dataclasses.replace(config, frozen=((".*", False),)))
+    _, model = step_and_load(dataclasses.replace(config, frozen=((".*", False),)))
     found = model.encode_text(["a dog barks", "un perro ladra"], language=["eng_Latn", "spa_Latn"])
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1.0, rtol=1e-5)
 
