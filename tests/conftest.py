@@ -22,6 +22,13 @@ jax.config.update("jax_default_matmul_precision", "highest")
 GOLDEN = Path(__file__).parent / "golden"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _forget_programs():
+    """What a file of tests compiled is of no use to the next one, and all together takes gigabytes."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def golden():
     """`golden(item)`: the recorded arrays of one reference, as a dict."""
