@@ -72,8 +72,8 @@ _SPANS = {
     ),
     "clara_audio": Span(
         "log-mel",
-        lambda module, waveform: module.log_mel(waveform, None),
-        lambda module, mel, frames: module.encode(mel, frames).pooled,
+        lambda module, waveform: module.features(waveform, None),
+        lambda module, mel, frames: module.from_features(mel, frames).pooled,
     ),
     "efficientnet": Span(
         "picture",
@@ -98,6 +98,11 @@ def _picture(config: Any) -> dict[str, int]:
     return {"height": height, "width": width}
 
 
+def span(config: Any) -> Span:
+    """What is measured of the encoder that `config` describes."""
+    return _IDS if config.family in TEXT else _SPANS.get(config.family, _WAVEFORM)
+
+
 def build(name: str, config: Any, *, batch: int, seconds: float) -> Case:
     """An encoder with parameters from a fixed seed, and inputs from the embedded recordings.
 
@@ -113,13 +118,11 @@ def build(name: str, config: Any, *, batch: int, seconds: float) -> Case:
     module = nnx.jit(lambda: config.build(dtype=jnp.float32, remat="none", rngs=nnx.Rngs(0)))()
     if config.family in TEXT:
         # Which tokens they are changes nothing but rows of the embedding; the first few are markers.
-        drawn = np.random.default_rng(0).integers(8, config.vocabulary, (batch, TOKENS), dtype=np.int32)
-        raw, span = drawn, _IDS
+        raw = np.random.default_rng(0).integers(8, config.vocabulary, (batch, TOKENS), dtype=np.int32)
     else:
         raw = recordings(batch, seconds, module.SAMPLE_RATE)
-        span = _SPANS.get(config.family, _WAVEFORM)
-    inputs = jax.block_until_ready(nnx.jit(span.prepare)(module, jnp.asarray(raw)))
-    return Case(name, config, module, inputs, span)
+    inputs = jax.block_until_ready(nnx.jit(span(config).prepare)(module, jnp.asarray(raw)))
+    return Case(name, config, module, inputs, span(config))
 
 
 def recordings(batch: int, seconds: float, rate: int) -> Float[np.ndarray, "B T"]:

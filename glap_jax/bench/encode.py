@@ -52,7 +52,7 @@ def run(
     repeats: int = 7,
     as_json: bool = False,
 ) -> None:
-    """Measures and prints a Markdown table, or JSON.
+    """Measures, and prints a Markdown table row by row, or JSON in the end.
 
     Args:
         names: encoders as `encoders.variant` takes them, such as whisper.base; none takes `cases.BASES`.
@@ -71,14 +71,20 @@ def run(
     chosen = {name: encoders.variant(name, vocabulary=32_000) for name in names or cases.BASES}
     if against == "torch":
         need("torch", "the time").set_num_threads(cores())
+    compared = against == "torch"
+    if not as_json:
+        print(title(compared))
     rows = []
     for name, config in track(list(chosen.items()), "encoders", unit="encoder"):
         case = cases.build(name, config, batch=batch, seconds=seconds)
         rows.append(measure(case, against=against, repeats=repeats))
+        if not as_json:
+            print(line(rows[-1], compared), flush=True)
         del case
         # A model's arrays go before the next one's come.
         gc.collect()
-    print(json.dumps([dataclasses.asdict(row) for row in rows], indent=2) if as_json else table(rows))
+    if as_json:
+        print(json.dumps([dataclasses.asdict(row) for row in rows], indent=2))
 
 
 def measure(case: Case, *, against: str, repeats: int) -> Row:
@@ -124,16 +130,17 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def table(rows: Sequence[Row]) -> str:
-    """The Markdown table of what was measured."""
-    compared = any(row.torch is not None for row in rows)
+def title(compared: bool) -> str:
+    """The head of the Markdown table of what was measured."""
     titles = ["encoder", "from", "glap_jax, ms"] + ["PyTorch, ms", "ratio", "difference"] * compared
-    lines = [f"| {' | '.join(titles)} |", "|" + "-|" * len(titles)]
-    for row in rows:
-        line = f"| {row.encoder} | {row.begins} | {row.ours:.1f} |"
-        if row.torch is not None:
-            line += f" {row.torch:.1f} | {row.ratio:.2f} | {row.difference:.0e} |"
-        elif compared:
-            line += " – | – | – |"
-        lines.append(line)
-    return "\n".join(lines)
+    return f"| {' | '.join(titles)} |\n|{'-|' * len(titles)}"
+
+
+def line(row: Row, compared: bool) -> str:
+    """A row of that table; `compared` says whether it has columns for a reference."""
+    told = f"| {row.encoder} | {row.begins} | {row.ours:.1f} |"
+    if row.torch is not None:
+        told += f" {row.torch:.1f} | {row.ratio:.2f} | {row.difference:.0e} |"
+    elif compared:
+        told += " – | – | – |"
+    return told

@@ -2,8 +2,11 @@
 
 import json
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from glap_jax import cli, encoders
 from glap_jax.audio.beats import BeatsConfig
@@ -85,13 +88,25 @@ def test_as_a_user_types_it(capsys):
 
 
 def test_a_table_with_an_encoder_that_has_no_reference():
-    rows = [encode.Row("a", "tokens", 1.25, 2.5, 0.5, 1e-6), encode.Row("b", "waveform", 30.0)]
-    assert encode.table(rows).splitlines() == [
+    assert encode.title(True).splitlines() == [
         "| encoder | from | glap_jax, ms | PyTorch, ms | ratio | difference |",
         "|-|-|-|-|-|-|",
-        "| a | tokens | 1.2 | 2.5 | 0.50 | 1e-06 |",
-        "| b | waveform | 30.0 | – | – | – |",
     ]
+    row = encode.Row("a", "tokens", 1.25, 2.5, 0.5, 1e-6)
+    assert encode.line(row, True) == "| a | tokens | 1.2 | 2.5 | 0.50 | 1e-06 |"
+    assert encode.line(encode.Row("b", "waveform", 30.0), True) == "| b | waveform | 30.0 | – | – | – |"
+
+
+@pytest.mark.parametrize("name", cases.BASES)
+def test_what_is_measured_of_each_fits_together(name):
+    """Shapes alone: the inputs that are prepared are those that the encoder takes."""
+    config = encoders.variant(name)
+    span = cases.span(config)
+    text = config.family in encoders.TEXT
+    raw = jax.ShapeDtypeStruct((2, 64 if text else 32_000), jnp.int32 if text else jnp.float32)
+    module = nnx.eval_shape(lambda: config.build(dtype=jnp.dtype("float32"), remat="none", rngs=nnx.Rngs(0)))
+    inputs = nnx.eval_shape(span.prepare, module, raw)
+    assert nnx.eval_shape(span.forward, module, *inputs).shape[0] == 2
 
 
 @pytest.mark.parametrize(
