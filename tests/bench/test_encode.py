@@ -54,6 +54,14 @@ def test_the_reference_computes_the_same(config, library):
     assert row.ratio == row.ours / row.torch
 
 
+@pytest.mark.parametrize(
+    "config", [COMPARED[2][0], COMPARED[-2][0], COMPARED[-1][0]], ids=lambda each: each.family
+)
+def test_parts_of_encoders_run_without_their_references(config):
+    case = cases.build("tiny", config, batch=2, seconds=0.5)
+    assert np.isfinite(case.span.forward(case.module, *case.inputs)).all()
+
+
 def test_every_encoder_is_measured_and_all_but_one_compared():
     measured = {encoders.variant(name).family for name in cases.BASES}
     # CLASP's audio tower is made of measured ones.
