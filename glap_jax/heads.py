@@ -1,5 +1,7 @@
 """Projection heads: from a tower's pooled vector to a unit vector of the joint space."""
 
+import abc
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -20,9 +22,9 @@ def unit(x: Float[Array, "B E"]) -> Float[Array, "B E"]:
 class Head(nnx.Module):
     """What joins a tower to the joint space: `project`, then unit norm."""
 
+    @abc.abstractmethod
     def project(self, pooled: Float[Array, "B D"]) -> Float[Array, "B E"]:
-        """The pooled vector in the joint space, of any length; a subclass says how."""
-        raise NotImplementedError
+        """The pooled vector in the joint space, of any length."""
 
     def __call__(self, pooled: Float[Array, "B D"]) -> Float[Array, "B E"]:
         return unit(self.project(pooled))

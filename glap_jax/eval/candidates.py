@@ -14,7 +14,7 @@ from glap_jax.errors import GlapError
 from glap_jax.eval.bootstrap import interval
 from glap_jax.eval.engine import Encoded, Run
 from glap_jax.eval.folds import SEED, parted
-from glap_jax.eval.metrics import Ids, Rows, unit_rows
+from glap_jax.eval.metrics import Ids, Rows, unit_rows, unseen
 from glap_jax.eval.ranking import TIE, blocks
 from glap_jax.eval.task import TaskResult
 
@@ -94,13 +94,11 @@ def candidate_chance(search: Search) -> dict[str, float]:
     total = search.candidates or len(search.gallery_ids)
     several = np.ones_like(several) if search.candidates else several
     figures = {"hits1": 0.0, "mrr": 0.0, "meanr": 0.0}
-    for right, queries in zip(*np.unique(several, return_counts=True), strict=True):
-        share, drawn = queries / len(several), np.arange(total)
-        # The best right one comes after the first k with probability C(N - R, k) / C(N, k).
-        after = np.clip((total - right - drawn) / (total - drawn), 0.0, 1.0).cumprod()
-        at = np.concatenate([[1.0], after[:-1]]) - after
+    rights, counts = np.unique(several, return_counts=True)
+    for right, after, queries in zip(rights, unseen(rights, total, total), counts, strict=True):
+        share, at = queries / len(several), np.concatenate([[1.0], after[:-1]]) - after
         figures["hits1"] += share * at[0]
-        figures["mrr"] += share * np.sum(at / (drawn + 1))
+        figures["mrr"] += share * np.sum(at / np.arange(1, total + 1))
         figures["meanr"] += share * (total + 1) / (right + 1)
     return {name: float(value) for name, value in figures.items()}
 

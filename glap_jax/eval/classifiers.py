@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from glap_jax.config import OptimizerConfig
 from glap_jax.drawing import dropout
+from glap_jax.eval.metrics import mean_average_precision
 from glap_jax.progress import bar
 from glap_jax.train.optimizer import adam, parameter_path, schedule
 
@@ -135,16 +136,8 @@ def logistic(
     with threadpool_limits(1 if x.size * train.truth.shape[1] < LARGE else None):
         fitted = [fit(x, train.truth, strength) for strength in STRENGTHS]
         found = [predict(checked) for predict in fitted]
-        scores = [average_precision(one, val.truth) if several else _accuracy(one, val) for one in found]
+        scores = [mean_average_precision(one, val.truth) if several else _accuracy(one, val) for one in found]
         return fitted[int(np.argmax(scores))](wanted)
-
-
-def average_precision(scores: Float[np.ndarray, "A C"], truth: Bool[np.ndarray, "A C"]) -> float:
-    """Mean over the classes that have a clip of scikit-learn's average precision, from 0 to 1."""
-    from sklearn.metrics import average_precision_score
-
-    there = truth.any(axis=0)
-    return float(average_precision_score(truth[:, there], scores[:, there])) if there.any() else 0.0
 
 
 CLASSIFIERS: dict[str, Callable[..., Float[np.ndarray, "A C"]]] = {"layers": layers, "logistic": logistic}

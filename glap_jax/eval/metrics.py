@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from glap_jax.errors import GlapError
 from glap_jax.eval.ranking import Ranks, rank
@@ -95,14 +95,30 @@ def chance(ranks: Ranks, recall_at: Sequence[int] = (1, 5, 10)) -> dict[str, flo
     Exact for the queries at hand: with R right answers among N, the first k hold at least one with
     probability 1 - C(N - R, k) / C(N, k), and the best one has rank (N + 1) / (R + 1) on average.
     """
-    total, right = ranks.candidates, ranks.relevant.astype(np.float64)
+    total, right = ranks.candidates, ranks.relevant
     figures = {}
     for k in recall_at:
-        drawn = np.arange(min(k, total))
-        missed = np.clip((total - right[:, None] - drawn) / (total - drawn), 0.0, 1.0).prod(axis=1)
+        missed = unseen(right, total, min(k, total))[:, -1]
         figures[f"r{k}"] = 100.0 * float(np.mean(1.0 - missed))
     figures["meanr"] = float(np.mean((total + 1) / (right + 1)))
     return figures
+
+
+def unseen(right: Int[np.ndarray, " Q"], total: int, depth: int) -> Float[np.ndarray, "Q K"]:
+    """How likely the first 1, 2, ... `depth` of `total` candidates in random order hold none of the R right
+    ones: C(total - R, k) / C(total, k)."""
+    drawn = np.arange(depth)
+    return np.clip((total - right[:, None] - drawn) / (total - drawn), 0.0, 1.0).cumprod(axis=1)
+
+
+def mean_average_precision(scores: Float[np.ndarray, "A C"], truth: Bool[np.ndarray, "A C"]) -> float:
+    """Mean over the classes that have a clip of the average precision with which their clips are found, from
+    0 to 1, as scikit-learn defines it; 0 where no class has one."""
+    from sklearn.metrics import average_precision_score
+
+    there = np.flatnonzero(truth.any(axis=0))
+    found = [average_precision_score(truth[:, column], scores[:, column]) for column in there]
+    return float(np.mean(found)) if found else 0.0
 
 
 def unit_rows(rows: Rows, name: str) -> Float[np.ndarray, "B E"]:

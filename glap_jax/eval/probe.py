@@ -5,12 +5,13 @@ from jaxtyping import Bool, Float
 
 from glap_jax.errors import GlapError
 from glap_jax.eval.bootstrap import interval
-from glap_jax.eval.classifiers import CLASSIFIERS, Labelled, average_precision
+from glap_jax.eval.classifiers import CLASSIFIERS, Labelled
 from glap_jax.eval.engine import Run
 from glap_jax.eval.features import Frozen, frozen
 from glap_jax.eval.folds import SEED, parted
+from glap_jax.eval.metrics import mean_average_precision
 from glap_jax.eval.task import Task, TaskResult, labels_of
-from glap_jax.eval.zeroshot import accuracies, chances
+from glap_jax.eval.zeroshot import accuracies, chances, hits
 from glap_jax.progress import track
 
 # Of the training clips of a corpus that has no validation split, one in so many validates.
@@ -33,7 +34,7 @@ def single(run: Run) -> TaskResult:
     by_class = [np.mean(ranks[column] == 1) for column in truth.T if column.any()]
     found["class_accuracy"] = 100.0 * float(np.mean(by_class))
     luck = chances(truth.shape[1])
-    likely = {name: interval(100.0 * (ranks <= cut)) for name, cut in (("accuracy", 1), ("r5", 5))}
+    likely = {name: interval(each) for name, each in hits(ranks).items()}
     chance = {**luck, "class_accuracy": luck["accuracy"]}
     return run.result(found, chance, notes=notes, intervals=likely)
 
@@ -42,7 +43,7 @@ def multiple(run: Run) -> TaskResult:
     """A probe of any number of labels a clip: `map`, the mean average precision over classes, in percent."""
     scores, truth, notes = _try(run, several=True)
     luck = 100.0 * float(truth.mean(axis=0)[truth.any(axis=0)].mean())
-    return run.result({"map": 100.0 * average_precision(scores, truth)}, {"map": luck}, notes=notes)
+    return run.result({"map": 100.0 * mean_average_precision(scores, truth)}, {"map": luck}, notes=notes)
 
 
 def _try(

@@ -5,11 +5,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from glap_jax.errors import GlapError
 from glap_jax.eval.bootstrap import interval
 from glap_jax.eval.engine import Run
+from glap_jax.eval.metrics import mean_average_precision
 from glap_jax.eval.ranking import TIE, blocks
 from glap_jax.eval.task import Row, Task, TaskResult, labels_of
 from glap_jax.inference import Model
@@ -54,9 +55,9 @@ def multiple(run: Run) -> TaskResult:
         for clip, line in zip(encoded.clips, truth, strict=True):
             line[[place[label] for label in labels_of(clip.fields, run.task.label)]] = True
         vectors = class_vectors(run.model, run.task, classes, language)
-        precision = 100.0 * average_precision(encoded.audio, vectors, truth)
+        precision = mean_average_precision(encoded.audio @ vectors.T, truth)
         luck = 100.0 * float(truth.mean(axis=0)[truth.any(axis=0)].mean())
-        rows.append(Row(language, len(truth), {"map": float(np.nanmean(precision))}, {"map": luck}))
+        rows.append(Row(language, len(truth), {"map": 100.0 * precision}, {"map": luck}))
     return run.result(*means(rows), rows=rows if len(rows) > 1 else ())
 
 
@@ -137,23 +138,6 @@ def label_ranks(
         right = np.take_along_axis(scores, truth[rows, None], axis=1)
         ranks[rows] = np.count_nonzero(scores >= right - np.float32(TIE), axis=1)
     return ranks
-
-
-def average_precision(
-    audio: Float[np.ndarray, "A E"], classes: Float[np.ndarray, "C E"], truth: Bool[np.ndarray, "A C"]
-) -> Float[np.ndarray, " C"]:
-    """Average precision of each class, from 0 to 1, as scikit-learn defines it: the sum over thresholds of
-    the precision there times the recall gained. NaN for a class without a clip."""
-    found = np.full(len(classes), np.nan)
-    for column in np.flatnonzero(truth.any(axis=0)):
-        scores = audio @ classes[column]
-        order = np.argsort(-scores, kind="stable")
-        hits = np.cumsum(truth[order, column])
-        # Clips of one score are taken in together.
-        last = np.append(np.flatnonzero(np.diff(scores[order])), len(order) - 1)
-        gained = np.diff(hits[last], prepend=0)
-        found[column] = float((gained * hits[last] / (last + 1)).sum() / hits[-1])
-    return found
 
 
 def accuracies(ranks: Int[np.ndarray, " A"]) -> dict[str, float]:
