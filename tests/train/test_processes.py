@@ -152,6 +152,7 @@ def test_two_processes_are_as_one_and_one_device(start, tmp_path):
     assert 7 <= stopped <= 9
     assert f"checkpoint {stopped} is saved" in done[0][1]
     done = start("moved", 1, 8, "--resume", "--parallel.fsdp", "2")
+    assert [status for status, _ in done] == [0], done
     assert f"step {stopped} to {STEPS}" in done[0][1]
     assert_same(tmp_path / "moved", tmp_path / "one")
 
