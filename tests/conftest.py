@@ -32,6 +32,18 @@ jax.config.update("jax_default_matmul_precision", "highest")
 GOLDEN = Path(__file__).parent / "golden"
 
 
+def pytest_configure(config):
+    """With `-n`, files are dealt out in the order of their collection, not those of many tests first."""
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items):
+    """Files with slow tests come first, so that none is left to one process while the others have nothing."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _forget_programs():
     """What a file of tests compiled is of no use to the next one, and all together takes gigabytes."""
