@@ -34,7 +34,7 @@ def fetch(packages: Sequence[str], folder: Path) -> None:
     missing = [package for package in packages if not (folder / package).is_dir()]
     for package in track(missing, "downloading packages") if missing else ():
         with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as name:
-            scratch = Path(name)
+            scratch = Path(name).resolve()
             run(["apt-get", "download", package], scratch)
             archive = next(scratch.glob(f"{package}_*.deb"))
             run(["dpkg", "-x", str(archive), package], scratch)

@@ -1,6 +1,7 @@
 """Debian packages: commands, licences, and Qt's resource archives, all made by hand."""
 
 import zlib
+from pathlib import Path
 
 import pytest
 
@@ -102,13 +103,15 @@ def test_only_what_is_missing_is_fetched(tmp_path, monkeypatch):
         if command[0] == "apt-get":
             (folder / "one_1.0_all.deb").touch()
         if command[0] == "dpkg":
+            assert (folder / command[2]).is_file()
             (folder / "one").mkdir()
         return "1.0\n"
 
     monkeypatch.setattr(packages, "run", run)
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "two").mkdir()
     for _ in range(2):
-        packages.fetch(("one", "two"), tmp_path)
+        packages.fetch(("one", "two"), Path())
     assert asked == [["apt-get", "download"], ["dpkg", "-x"], ["dpkg-deb", "-f"]]
     assert (tmp_path / "one/VERSION").read_text() == "1.0\n"
     assert {path.name for path in tmp_path.iterdir()} == {"one", "two"}
