@@ -59,8 +59,8 @@ def config_from_torch(shapes: Shapes, given: Mapping[str, Any], rest: Table) -> 
         for tower in _TOWERS
     )
     heads = [rule for rule in rest if isinstance(rule, Rule) and rule.target == "text_head/out/bias"]
-    # A system without heads has towers of the joint width.
-    width = dimension(shapes, heads[0].sources[0], 0) if heads else text.width
+    # A system without heads has towers that pool to the joint width.
+    width = dimension(shapes, heads[0].sources[0], 0) if heads else encoders.pooled_width(text)
     joint = known.get("embed_size") or width
     standard = "text_norm.weight" in shapes
     return ModelConfig(audio=audio, text=text, joint=joint, family=family, standardise=standard)

@@ -46,6 +46,15 @@ def build(config):
     return lambda: DualEncoder(config, dtype=jnp.dtype("float32"), rngs=nnx.Rngs(0))
 
 
+# A text tower that pools all of its layers, the embeddings among them: 24 numbers of its width of 12.
+LAYERS = dataclasses.replace(
+    CLASP,
+    audio=dataclasses.replace(HUBERT, fusion=dataclasses.replace(FUSION, width=24)),
+    text=dataclasses.replace(LABSE, pooling="layers"),
+    joint=24,
+)
+
+
 @pytest.mark.parametrize("config", [CLASP, XLM], ids=["concat", "gating"])
 def test_there_and_back(random_module, config):
     module = random_module(build(config))
@@ -57,6 +66,13 @@ def test_there_and_back(random_module, config):
     assert {k: v.tobytes() for k, v in found.items()} == {k: v.tobytes() for k, v in tensors.items()}
     assert {key.split(".")[0] for key in tensors} == {"audio_encoder", "text_encoder", "temperature"}
     assert ("audio_encoder.mix_seq.0.weight" in tensors) == (config is CLASP)
+
+
+def test_the_joint_width_is_what_the_text_tower_pools_to(random_module):
+    module = random_module(build(LAYERS))
+    written = families.to_checkpoint(module)
+    without = {name: value for name, value in written.config.items() if name != "embed_size"}
+    assert families.from_torch("clasp", dict(written), without).config == module.config
 
 
 def test_a_fusion_alone_is_what_the_notebook_saves(weights, tmp_path):
