@@ -328,8 +328,8 @@ def dotted(config: Any) -> dict[str, Any]:
     return found
 
 
-def from_json(kind: type[T], text: str | bytes, *, where: str) -> T:
-    """Reads a dataclass of type `kind`; `where` names the file in messages.
+def from_json(kind: type[T], text: str | bytes, *, where: str, mend: str = "mend or remove the file") -> T:
+    """Reads a dataclass of type `kind`; `where` names the file in messages, and `mend` says what to do.
 
     Raises:
         GlapError: no JSON, an unknown key, a missing one, or a wrong type, all listed in one line.
@@ -346,4 +346,4 @@ def from_json(kind: type[T], text: str | bytes, *, where: str) -> T:
         told = [item for item in found if all(item["loc"][: len(place)] != place for place in other)]
         told = told or [item for item in found if item["loc"][-1:] == ("family",)]
         problems = [f"'{'.'.join(map(str, item['loc']))}': {item['msg']}" for item in told]
-        raise GlapError(f"{where}: {'; '.join(problems)}; mend or remove the file") from None
+        raise GlapError(f"{where}: {'; '.join(problems)}; {mend}") from None

@@ -27,7 +27,9 @@ from glap_jax.parallel.sharding import abstract
 from glap_jax.train.quiet import forget, quiet_orbax
 from glap_jax.train.state import TrainState, Weights
 
-# A resumed run may change these; everything else about the data decides what the next batch holds.
+# A resumed run must not change these, nor begin or end to average (`ema`).
+BINDING_KEYS = ("model", "frozen", "lora", "lora_alpha", "batch", "seed", "data")
+# But these; everything else about the data decides what the next batch holds.
 FREE_DATA_KEYS = (
     *("root", "workers", "test", "eval_seconds", "bad_share", "text_cache", "audio_cache", "layout"),
 )
@@ -167,8 +169,19 @@ class Checkpoints:
         return found["state"]
 
     def _refuse_another_run(self, step: int, saved: dict[str, Any]) -> None:
-        """Raises GlapError naming the first key that makes this another run than the saved one."""
-        before, now = _binding(saved), _binding(self._settings)
+        """Raises GlapError naming the first key that makes this another run than the saved one.
+
+        What an earlier version of the configuration did not have has its default there.
+        """
+        where = f"resume: configuration of checkpoint {step} in '{self.out}'"
+        mend = "resume with the version of glap_jax that wrote it, or begin another run in another 'out'"
+        read = configs.from_json(TrainConfig, json.dumps(saved), where=where, mend=mend)
+        whole = _binding(json.loads(configs.to_json(read)))
+        absent = _absent(whole, _binding(saved))
+        if absent and processes.leads():
+            listed = ", ".join(f"'{key}' ({json.dumps(value)})" for key, value in absent.items())
+            print(f"{where}: it is older than {listed}; defaults stand for them", file=sys.stderr)
+        before, now = configs.dotted(whole), configs.dotted(_binding(self._settings))
         for key in sorted(before.keys() | now.keys()):
             if before.get(key) != now.get(key):
                 raise GlapError(
@@ -217,10 +230,21 @@ class Checkpoints:
 
 
 def _binding(settings: dict[str, Any]) -> dict[str, Any]:
-    """Dotted keys that a resumed run must not change, from a configuration's JSON form."""
-    data = {key: value for key, value in settings["data"].items() if key not in FREE_DATA_KEYS}
-    kept = {key: settings.get(key) for key in ("model", "frozen", "lora", "lora_alpha", "batch", "seed")}
-    return configs.dotted({**kept, "data": data, "ema": settings["ema"] is not None})
+    """What a resumed run must not change, of a configuration's JSON form."""
+    kept = {key: settings[key] for key in BINDING_KEYS if key in settings}
+    kept["data"] = {key: value for key, value in kept["data"].items() if key not in FREE_DATA_KEYS}
+    return {**kept, "ema": settings.get("ema") is not None}
+
+
+def _absent(whole: Any, partial: Any, place: str = "") -> dict[str, Any]:
+    """What JSON values have that a part of them lacks: dotted keys, and the values there."""
+    if isinstance(whole, list):
+        whole, partial = dict(enumerate(whole)), dict(enumerate(partial))
+    found: dict[str, Any] = {}
+    for key, value in whole.items() if isinstance(whole, dict) else ():
+        name = f"{place}.{key}".lstrip(".")
+        found |= _absent(value, partial[key], name) if key in partial else {name: value}
+    return found
 
 
 def _reason(error: BaseException) -> str:

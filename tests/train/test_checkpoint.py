@@ -1,6 +1,7 @@
 """Checkpoints come back bit for bit, whole or not at all, and only into the run that they belong to."""
 
 import asyncio
+import json
 import os
 import resource
 import shutil
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from orbax.checkpoint._src.path import atomicity
 
-from glap_jax.config import DataConfig, LayoutConfig
+from glap_jax.config import DataConfig, GroupConfig, LayoutConfig
 from glap_jax.errors import GlapError
 from glap_jax.pipeline import mixing
 from glap_jax.pipeline.loader import OwnRows, TrainingIterator
@@ -136,6 +137,47 @@ def test_what_does_not_shape_the_run_may_change(filled, tiny, changed):
     )
     with Checkpoints(filled, config) as checkpoints:
         assert same(checkpoints.restore(state(9), Batches()), state(3))
+
+
+def rewrite(checkpoint, change) -> None:
+    """Changes the configuration that a checkpoint holds."""
+    file = checkpoint / "config" / "metadata"
+    settings = json.loads(file.read_text())
+    change(settings)
+    file.write_text(json.dumps(settings))
+
+
+def test_what_an_older_checkpoint_does_not_know_has_its_default(tmp_path, tiny, changed, capsys):
+    config = changed(tiny, data={"train": (GroupConfig("g", ("*.tar",)), GroupConfig("h", ("h/*.tar",)))})
+
+    def forget(settings) -> None:
+        del settings["model"]["standardise"], settings["data"]["train"][1]["weight"], settings["keep"]
+
+    with Checkpoints(tmp_path, config) as checkpoints:
+        checkpoints.save(1, state(1), Batches())
+        checkpoints.wait()
+    rewrite(tmp_path / "checkpoints" / "1", forget)
+    with Checkpoints(tmp_path, config) as checkpoints:
+        assert same(checkpoints.restore(state(9), Batches()), state(1))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "is older than 'model.standardise' (false), 'data.train.1.weight' (1.0); defaults stand" in line
+    with (
+        Checkpoints(tmp_path, changed(config, model={"standardise": True})) as checkpoints,
+        pytest.raises(GlapError, match=r"'model\.standardise' is True and checkpoint 1 .* has False"),
+    ):
+        checkpoints.restore(state(9), Batches())
+
+
+def test_what_a_newer_checkpoint_knows_is_refused(filled, tiny):
+    rewrite(filled / "checkpoints" / "3", lambda settings: settings["data"].update(novelty=1))
+    with (
+        Checkpoints(filled, tiny) as checkpoints,
+        pytest.raises(
+            GlapError, match=r"^resume: .*checkpoint 3 .*'data\.novelty': \S.*; resume with the v"
+        ) as caught,
+    ):
+        checkpoints.restore(state(9), Batches())
+    assert "\n" not in str(caught.value)
 
 
 def spoil(folder) -> None:
