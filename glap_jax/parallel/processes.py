@@ -19,7 +19,6 @@ SILENCE_SECONDS = 30
 # An evaluation or an export may take so long while the other processes wait.
 PATIENCE_SECONDS = 12 * 3600
 
-_meetings = itertools.count()
 _turns = itertools.cycle((0, 1))
 
 
@@ -71,36 +70,29 @@ def leads() -> bool:
 
 
 def gather(value: Any) -> list[Any]:
-    """The JSON values that all processes give here, in their order, for each of them."""
+    """The JSON values that all processes give here, in their order, for each of them.
+
+    Each leaves two values behind at most, however often they meet, so that every step may ask.
+    """
     if alone():
         return [value]
-    meeting, client = f"glap_jax/gather/{next(_meetings)}", _client()
-    client.key_value_set(f"{meeting}/{jax.process_index()}", json.dumps(value))
-    found = (
-        client.blocking_key_value_get(f"{meeting}/{index}", 1000 * PATIENCE_SECONDS)
-        for index in range(jax.process_count())
-    )
-    return [json.loads(each) for each in found]
+    # Whoever writes to a place again has met the others since, who had read it before.
+    place, client = f"glap_jax/gather/{next(_turns)}", _client()
+    client.key_value_set(f"{place}/{jax.process_index()}", json.dumps(value), allow_overwrite=True)
+    client.wait_at_barrier("glap_jax/gather", 1000 * PATIENCE_SECONDS)
+    told = {int(key.rpartition("/")[2]): text for key, text in client.key_value_dir_get(place)}
+    return [json.loads(told[index]) for index in range(jax.process_count())]
 
 
 def most(number: int) -> int:
-    """The largest of the numbers that all processes give here, for each of them.
-
-    Unlike `gather` it leaves next to nothing behind, so that every step may ask.
-    """
-    if alone():
-        return number
-    # Whoever writes to a place again has met the others since, who had read it before.
-    place, client = f"glap_jax/most/{next(_turns)}", _client()
-    client.key_value_set(f"{place}/{jax.process_index()}", str(number), allow_overwrite=True)
-    client.wait_at_barrier("glap_jax/most", 1000 * PATIENCE_SECONDS)
-    return max(int(told) for _, told in client.key_value_dir_get(place))
+    """The largest of the numbers that all processes give here, for each of them."""
+    return max(gather(number))
 
 
 def wait() -> None:
     """Returns when every process has come here; devices stay free."""
     if not alone():
-        _client().wait_at_barrier(f"glap_jax/wait/{next(_meetings)}", 1000 * PATIENCE_SECONDS)
+        _client().wait_at_barrier("glap_jax/wait", 1000 * PATIENCE_SECONDS)
 
 
 def lost(error: Exception) -> GlapError:
