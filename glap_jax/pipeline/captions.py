@@ -1,6 +1,7 @@
 """Which caption a clip is shown with, and in which language the text tower is told it is."""
 
 import dataclasses
+import itertools
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -34,11 +35,11 @@ class Caption:
 
 @dataclasses.dataclass(frozen=True)
 class Captions:
-    """All captions of a clip: its own, usable translations, one of each language, and the templates that its
-    fields fill. There is at least one that is own or filled."""
+    """All captions of a clip: its own, usable translations, together those of a language, and the templates
+    that its fields fill. There is at least one that is own or filled."""
 
     own: tuple[Caption, ...]
-    translations: tuple[Caption, ...]
+    translations: tuple[tuple[Caption, ...], ...]
     filled: tuple[Caption, ...] = ()
 
 
@@ -100,7 +101,7 @@ def read_captions(
     if not own and not filled:
         absent = f"json has none of {', '.join(OWN_FIELDS)}" if field is None else f"'{field}' is empty"
         raise BadClip("no_text", absent + (" and not all fields of any template" if patterns else ""))
-    return Captions(own, tuple(found[0] for found in translations.values() if found), filled)
+    return Captions(own, tuple(found for found in translations.values() if found), filled)
 
 
 def _translations(metadata: dict[str, Any], language: str, wanted: bool) -> dict[str, tuple[Caption, ...]]:
@@ -138,10 +139,10 @@ def draw(
     translated: bool = True,
     place: int | None = None,
 ) -> Caption:
-    """One caption for a training example: each of n translations with probability `config.translations` / n,
-    else one of `config.templates` that the clip's fields fill, else, where there is none, one of the clip's
-    own. Captions longer than `config.max_characters` are left out, and translations unless `translated`;
-    with `config.caption_language`, all in other languages.
+    """One caption for a training example: one in each of n other languages with probability
+    `config.translations` / n, else one of `config.templates` that the clip's fields fill, else, where there
+    is none, one of the clip's own. Captions longer than `config.max_characters` are left out, and
+    translations unless `translated`; with `config.caption_language`, all in other languages.
 
     Args:
         metadata: the clip's json.
@@ -157,7 +158,11 @@ def draw(
     own, translations = _choices(metadata, config, translated=translated and translate < config.translations)
     if place is not None and not translations:
         return own[place % len(own)]
-    choices = translations or own
+    choices = own
+    if translations:
+        # What is left of the number when it has chosen a language chooses among that one's captions.
+        language, choice = divmod(choice * len(translations), 1.0)
+        choices = translations[int(language)]
     return choices[int(choice * len(choices))]
 
 
@@ -168,7 +173,7 @@ def drawable(metadata: dict[str, Any], *, config: DataConfig) -> list[Caption]:
         BadClip: as `draw`.
     """
     own, translations = _choices(metadata, config, translated=config.translations > 0)
-    return own + translations
+    return list(itertools.chain(own, *translations))
 
 
 def own_count(metadata: dict[str, Any], *, config: DataConfig) -> int:
@@ -189,8 +194,9 @@ def is_broken(text: str) -> bool:
 
 def _choices(
     metadata: dict[str, Any], config: DataConfig, *, translated: bool
-) -> tuple[list[Caption], list[Caption]]:
-    """Captions that are not too long: filled templates or, without any, own ones; and translations."""
+) -> tuple[list[Caption], list[list[Caption]]]:
+    """Captions that are not too long: filled templates or, without any, own ones; and translations, together
+    those of a language."""
     captions = read_captions(
         metadata,
         language=config.language,
@@ -203,7 +209,8 @@ def _choices(
     if not own:
         length = min(len(caption.text) for caption in captions.filled + captions.own)
         raise BadClip("long_text", f"{length} characters are more than {longest}")
-    return own, _shorter(captions.translations, longest)
+    translations = (_shorter(found, longest) for found in captions.translations)
+    return own, [found for found in translations if found]
 
 
 def _shorter(captions: tuple[Caption, ...], longest: int) -> list[Caption]:

@@ -216,8 +216,8 @@ class DataConfig:
             frozen audio tower. None reads and runs them.
         language: NLLB code told to the text tower for every caption (GLAP: eng_Latn), or `true` for the
             caption's own.
-        translations: total probability of drawing one of a caption's n translations (GLAP: 0.1,
-            each 0.1 / n).
+        translations: total probability of drawing a translation (GLAP: 0.1), the same for each language that
+            a clip has some in, and within a language for each of them.
         caption_language: NLLB code of the one language that training takes captions in: a clip's own, or its
             translation; a clip with neither counts as bad. None takes all, as `translations` says.
         captions: `one` of a clip's captions is drawn whenever the clip comes; `each` makes all of them

@@ -1,6 +1,7 @@
 """Evaluation batches: every good clip of a test group once, in order, unchanged."""
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -119,5 +120,6 @@ def _evaluation_batch(
         encoded = [tokenizer.encode(caption.text, language=caption.language) for caption in captions.own]
         ids = tuple(tokenizer.cut(row, config.max_tokens) for row in encoded)
         place = (example["key"], example["shard"], group, example["language"])
-        clips.append(Clip(*place, captions.own, captions.translations, ids, example["fields"]))
+        translations = tuple(itertools.chain(*captions.translations))
+        clips.append(Clip(*place, captions.own, translations, ids, example["fields"]))
     return EvaluationBatch(arrays["waveform"], arrays["lengths"], np.arange(rows) < len(found), tuple(clips))

@@ -45,10 +45,11 @@ def test_languages_told():
     fixed = read_captions(metadata, language="eng_Latn")
     assert (fixed.own, fixed.translations) == (
         (Caption("ahoj", "eng_Latn"),),
-        (Caption("hallo", "eng_Latn"),),
+        ((Caption("hallo", "eng_Latn"),),),
     )
     true = read_captions(metadata, language="true")
-    assert (true.own, true.translations) == ((Caption("ahoj", "ces_Latn"),), (Caption("hallo", "deu_Latn"),))
+    assert true.own == (Caption("ahoj", "ces_Latn"),)
+    assert true.translations == ((Caption("hallo", "deu_Latn"),),)
     assert read_captions({"text": "hi"}, language="true").own == (Caption("hi", "eng_Latn"),)
 
 
@@ -84,7 +85,7 @@ def test_broken_translations_are_dropped():
     }
     captions = read_captions(metadata, language="eng_Latn")
     assert texts(captions.own) == ["abcd" * 9]
-    assert texts(captions.translations) == ["un chien"]
+    assert list(map(texts, captions.translations)) == [["un chien"]]
 
 
 class Every(np.random.Generator):
@@ -118,6 +119,22 @@ def test_each_of_n_translations_has_exactly_a_tenth_over_n(languages, own):
     assert {caption: number / 1200 for caption, number in counts.items()} == pytest.approx(
         expected, abs=1e-12
     )
+
+
+@pytest.mark.parametrize("place", [None, 0])
+def test_several_translations_into_a_language_share_what_it_has(place):
+    """Other languages keep their shares, and what is broken or too long has none."""
+    metadata = {"caption": "own", "caption_deu_Latn": ["eins", "zwei", "ha " * 9, "x" * 21, "drei"]}
+    metadata |= {
+        "caption_fra_Latn": ["un", "deux"],
+        "caption_spa_Latn": "uno",
+        "caption_ita_Latn": ["x" * 21],
+    }
+    config, rng = DataConfig(max_characters=20), Every(20, 180)
+    counts = Counter(draw(metadata, rng, config=config, place=place).text for _ in range(3600))
+    shares = {"own": 3240, "eins": 40, "zwei": 40, "drei": 40, "un": 60, "deux": 60, "uno": 120}
+    assert counts == shares
+    assert set(texts(drawable(metadata, config=config))) == shares.keys()
 
 
 def test_one_language_only():
