@@ -23,6 +23,19 @@ def test_recipes_load_and_survive_json(path):
     assert len(path.read_text().splitlines()) < 150
 
 
+def test_a_root_may_be_a_link(tmp_path):
+    """What stands beside the link is found, as by a user who reads the path."""
+    for name in ("disk/corpus", "data", "models"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "data/glap").symlink_to(tmp_path / "disk/corpus")
+    config = DataConfig(root=f"{tmp_path}/data/glap", tokenizer="../../models/spm.model")
+    assert config.tokenizer_path == tmp_path / "models/spm.model"
+    assert dataclasses.replace(config, tokenizer="/spm.model").tokenizer_path == Path("/spm.model")
+    assert dataclasses.replace(config, root="data", tokenizer="spm.model").tokenizer_path == Path(
+        "data/spm.model"
+    )
+
+
 def test_every_field_is_read_somewhere():
     """A field is read if some other file of the package says `.name`."""
     code = "\n".join(

@@ -117,7 +117,7 @@ def _records(config: TrainConfig) -> Iterator[Record]:
 def loading(config: TrainConfig, workers: int, batches: int) -> Row:
     """The pipeline of a run: decoding, cropping, tokenising, batching."""
     data = dataclasses.replace(config.data, workers=workers)
-    tokenizer = open_tokenizer(Path(data.root) / data.tokenizer, config.model.text)
+    tokenizer = open_tokenizer(data.tokenizer_path, config.model.text)
     training = loader.training(data, batch=config.batch, seed=config.seed, tokenizer=tokenizer)
     with contextlib.closing(training) as iterator:
         next(iterator)

@@ -32,8 +32,7 @@ def during_training(config: TrainConfig) -> Callable[[DualEncoder, int], dict[st
                 "config: 'best_metric' needs something to evaluate; set 'data.test' or 'eval_tasks'"
             )
         return None
-    path = Path(config.data.root) / config.data.tokenizer
-    tokenizer = open_tokenizer(path, config.model.text)
+    tokenizer = open_tokenizer(config.data.tokenizer_path, config.model.text)
 
     def hook(module: DualEncoder, step: int) -> dict[str, float]:
         model = Model(module, tokenizer)

@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+import os
+from pathlib import Path
 from typing import Any, Literal
 
 from glap_jax.errors import GlapError
@@ -286,6 +288,12 @@ class DataConfig:
         for groups in (self.train, self.test):
             if len({group.name for group in groups}) < len(groups):
                 raise GlapError("config: two groups of 'data' have the same name; name them apart")
+
+    @property
+    def tokenizer_path(self) -> Path:
+        """Where the tokenizer is; `..` takes away a folder of the path as it is written, so that `root` may
+        be a link to another disk."""
+        return Path(os.path.normpath(os.path.join(self.root, self.tokenizer)))
 
     def _check_audio_cache(self) -> None:
         if self.augment != AugmentConfig():

@@ -27,7 +27,7 @@ def settings(config: DataConfig) -> Stamp:
     Raises:
         GlapError: no such tokenizer.
     """
-    path = Path(config.root) / config.tokenizer
+    path = config.tokenizer_path
     try:
         tokenizer = hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
     except OSError as error:

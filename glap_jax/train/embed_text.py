@@ -53,7 +53,7 @@ def embed_text(
 def vectors(path: str, config: TrainConfig, encode: Encode, devices: int) -> Vectors:
     """Keys and vectors of the texts of a shard, in rows as of a step."""
     data = config.data
-    tokenizer = _tokenizer(Path(data.root) / data.tokenizer, config.model.text)
+    tokenizer = _tokenizer(data.tokenizer_path, config.model.text)
     texts = texts_of(ShardSource([path]), data, tokenizer)
     rows = config.batch // config.accumulation
     found = []

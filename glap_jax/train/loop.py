@@ -242,8 +242,7 @@ def open_data(config: TrainConfig, mesh: Mesh | None = None) -> tuple[TrainingIt
 
     Of each batch come the rows that this process's devices on the mesh hold, or all.
     """
-    path = Path(config.data.root) / config.data.tokenizer
-    tokenizer = open_tokenizer(path, config.model.text)
+    tokenizer = open_tokenizer(config.data.tokenizer_path, config.model.text)
     slot = None
     if config.data.layout.kind == "packed":
         slot = encoders.slot(config.model.audio, round(config.data.crop_seconds * config.data.sample_rate))
