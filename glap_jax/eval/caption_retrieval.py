@@ -1,9 +1,11 @@
-"""Retrieval tasks: captions of clips and clips of captions, in one language or language by language."""
+"""Retrieval tasks: captions of clips and clips of captions, together, by language or by other sets."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
+from jaxtyping import Bool
 
 from glap_jax.errors import GlapError
 from glap_jax.eval.engine import Encoded, Run
@@ -14,28 +16,52 @@ from glap_jax.inference import Model
 from glap_jax.pipeline.evaluation import Clip
 
 T = TypeVar("T")
+# Rows of a task: the mean of the others, and clips without the field that tells sets apart.
+MEAN, NONE = "mean", "none"
 
 
 def measure(run: Run) -> TaskResult:
     """Figures as of `retrieval_metrics` with the direction before each, such as `a2t/r1`; with several
-    languages their means, and a row for each.
+    languages their means, and a row for each. With `by` there is a row for each value of that field, and
+    their mean.
 
     Raises:
         GlapError: no clip has a caption in one of the languages.
     """
     task = run.task
-    encoded = run.encoded(list(run.known()) if task.dataset.where else None)
-    if not task.languages:
+    encoded, asking = candidates(run)
+    tables = []
+    for language in task.languages or (None,):
         captions = [[(one.text, one.language) for one in clip.captions] for clip in encoded.clips]
-        found = searched(run.model, encoded, captions, most=task.captions, same=task.same_captions)
-        row = as_row(found, task.name)
-        return run.result(row.figures, row.chance, intervals=row.intervals)
-    rows = []
-    for language in task.languages:
-        captions = told_captions(encoded.clips, language, task.told(language))
-        found = searched(run.model, encoded, captions, most=task.captions, same=task.same_captions)
-        rows.append(as_row(found, language))
-    return run.result(*means(rows), rows=rows)
+        if language is not None:
+            captions = told_captions(encoded.clips, language, task.told(language))
+        most, same = task.captions, task.same_captions
+        tables.append(searched(run.model, encoded, captions, most=most, same=same, asking=asking, by=task.by))
+    if len(tables) > 1:
+        rows = [as_row(found, name) for (found,), name in zip(tables, task.languages, strict=True)]
+        return run.result(*means(rows), rows=rows)
+    ((found, *sets),) = tables
+    whole, rows = as_row(found, task.name), [as_row(one, one.name) for one in sets]
+    if rows:
+        rows.append(Row(MEAN, found.clips, *means(rows)))
+    return run.result(whole.figures, whole.chance, intervals=whole.intervals, rows=rows)
+
+
+def candidates(run: Run) -> tuple[Encoded, Bool[np.ndarray, " A"]]:
+    """The clips of a task and, behind them, the others of its gallery; and which of them are the task's."""
+    task = run.task
+    own = list(run.known()) if task.dataset.where or task.gallery.splits else None
+    parts = [run.encoded(own)]
+    for split in task.gallery.splits:
+        rows = set(run.known(split, task.gallery.where))
+        if split == task.dataset.split:
+            rows -= set(own or ())
+        if rows:
+            parts.append(run.encoded(sorted(rows), split))
+    together = Encoded(
+        np.concatenate([part.audio for part in parts]), tuple(clip for part in parts for clip in part.clips)
+    )
+    return together, np.arange(len(together.clips)) < len(parts[0].clips)
 
 
 def told_captions(clips: Sequence[Clip], language: str, told: str) -> list[list[tuple[str, str]]]:
@@ -67,8 +93,10 @@ def searched(
     *,
     most: int | None = None,
     same: bool = False,
-) -> Table:
-    """Both directions among the clips that have captions and these.
+    asking: Bool[np.ndarray, " A"] | None = None,
+    by: str = "",
+) -> list[Table]:
+    """Both directions among the clips that have captions and these, and among each set of them.
 
     Args:
         model: what encodes the captions.
@@ -76,17 +104,25 @@ def searched(
         captions: of each clip: texts, and the language that the text tower is told of each.
         most: captions of a clip that are used, the first ones; none takes all.
         same: whether equal captions are right for each other's clips.
+        asking: which clips and their captions are queries; by default all.
+        by: field of a clip's json whose values make sets, where there are several; without, there are none.
     """
     described = np.array([bool(some) for some in captions])
     kept = [some[:most] for some in captions if some]
-    texts, told = zip(*(caption for some in kept for caption in some), strict=True)
-    (found,) = retrieval_tables(
+    told = [caption for some in kept for caption in some]
+    # Each is encoded once.
+    distinct = list(dict.fromkeys(told))
+    texts, languages = zip(*distinct, strict=True)
+    place = {caption: row for row, caption in enumerate(distinct)}
+    sets = [(labels_of(clip.fields, by) or [NONE])[0] for clip in encoded.clips] if by else None
+    return retrieval_tables(
         encoded.audio[described],
-        model.encode_text(texts, language=told),
+        model.encode_text(texts, language=languages)[[place[caption] for caption in told]],
         owners=np.repeat(np.arange(len(kept)), [len(some) for some in kept]),
-        captions=texts if same else None,
+        captions=[text for text, _ in told] if same else None,
+        groups=None if sets is None else list(itertools.compress(sets, described)),
+        asking=None if asking is None else asking[described],
     )
-    return found
 
 
 def as_row(found: Table, name: str) -> Row:

@@ -83,10 +83,13 @@ class Run:
             templates=(f"{{{task.label}}}",),
         )
 
-    def known(self, split: str | None = None) -> dict[int, Known]:
+    def known(
+        self, split: str | None = None, where: Mapping[str, Sequence[str]] | None = None
+    ) -> dict[int, Known]:
         """The clips of a split that the task evaluates, by number, without their recordings: those of
-        `dataset.where`, and with a label unless the task is one of captions."""
-        data, where = self.data(split), self.task.dataset.where
+        `where` (by default `dataset.where`), and with a label unless the task is one of captions."""
+        data, key = self.data(split), "dataset.where" if where is None else "gallery.where"
+        where = self.task.dataset.where if where is None else where
         source = ShardSource(find_shards(data.test[0].shards, data.root))
         found = {}
         for row in track(range(len(source)), f"listing {self.task.name}", unit="clip"):
@@ -100,7 +103,7 @@ class Run:
                 found[row] = Known(str(fields.get(LANGUAGE_FIELD, DEFAULT_LANGUAGE)), labels)
         if not found:
             raise GlapError(
-                f"eval: no clip of task '{self.task.name}' has what 'dataset.where' and 'label' ask for; "
+                f"eval: no clip of task '{self.task.name}' has what '{key}' and 'label' ask for; "
                 f"mend the task, or build its shards anew in '{self.root}'"
             )
         return found

@@ -76,7 +76,7 @@ def language_tables(model: Model, embedded: Embedded, languages: Sequence[str], 
     found = []
     for language in languages:
         captions = told_captions(embedded.clips, language, language if told == TRUE_LANGUAGE else told)
-        table = searched(model, engine.Encoded(embedded.audio, embedded.clips), captions, same=True)
+        (table,) = searched(model, engine.Encoded(embedded.audio, embedded.clips), captions, same=True)
         found.append(dataclasses.replace(table, kind="text", name=language))
     return found
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from glap_jax.errors import GlapError
 from glap_jax.parallel.sharding import ParallelConfig, make_mesh, over_batch, replicated
@@ -50,6 +50,11 @@ class Ranks:
     relevant: Int[np.ndarray, " Q"]
     candidates: int
     map_at: int
+
+    def of(self, queries: Bool[np.ndarray, " Q"]) -> "Ranks":
+        """Those of some queries."""
+        first, precision, relevant = self.first[queries], self.precision[queries], self.relevant[queries]
+        return Ranks(first, precision, relevant, self.candidates, self.map_at)
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,12 @@
 """Retrieval tables of a set of clips and captions: pooled, per group and per language, beside chance."""
 
+import functools
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from glap_jax.errors import GlapError
 from glap_jax.eval.bootstrap import intervals
@@ -23,7 +25,7 @@ class Table:
         kind: "pooled", "group", "language" or "text": what the set has in common; clips of a language are
             one, those with captions in a language, and only these, the other.
         name: of the group or language; "all" for the pooled set.
-        clips, captions: how many the set holds. Queries and candidates both come from the set.
+        clips, captions: how many of the set ask. Queries and candidates both come from the set.
         metrics: `{"a2t": {...}, "t2a": {...}}` as of `retrieval_metrics`.
         chance: what a random order is expected to score, for the same directions: `r1`, `r5`, `r10`, `meanr`.
         curve: `{"k": [...], "a2t": [...], "a2t_chance": [...], "t2a": ..., "t2a_chance": ...}`, recall at k
@@ -64,6 +66,7 @@ def retrieval_tables(
     captions: Sequence[str] | None = None,
     groups: Sequence[str] | None = None,
     languages: Sequence[str] | None = None,
+    asking: Bool[np.ndarray, " A"] | None = None,
     chunk: int | None = None,
 ) -> list[Table]:
     """Tables of the whole set and, where there are several, of each group and each language.
@@ -79,6 +82,8 @@ def retrieval_tables(
         captions: `C` strings that say which captions are the same; a clip is then right for every caption
             equal to one of its own, whichever recording that was written for. By default all differ.
         groups, languages: `A` names, one per clip.
+        asking: `A`, which clips and their captions are queries; all are candidates. By default all ask. A set
+            in which none does has no table.
         chunk: queries at a time, as for `retrieval_metrics`.
 
     Raises GlapError where counts do not fit, a clip has no caption, or embeddings are empty or not finite.
@@ -88,12 +93,15 @@ def retrieval_tables(
     check_counts(len(clips), len(texts), owner, captions, groups, languages)
     same = np.arange(len(texts)) if captions is None else np.unique(captions, return_inverse=True)[1]
     everything = np.ones(len(clips), bool)
-    tables = [retrieval_table("pooled", "all", everything, clips, texts, owner, same, chunk)]
+    asking = everything if asking is None else asking
+    found = functools.partial(
+        retrieval_table, clips=clips, texts=texts, owner=owner, same=same, asking=asking, chunk=chunk
+    )
+    tables = [found("pooled", "all", everything)]
     for kind, names in (("group", groups), ("language", languages)):
-        distinct = sorted(set(names or ()))
-        for name in distinct if len(distinct) > 1 else ():
-            chosen = np.array([one == name for one in names or ()])
-            tables.append(retrieval_table(kind, name, chosen, clips, texts, owner, same, chunk))
+        several = len(set(names or ())) > 1
+        for name in sorted(set(itertools.compress(names or (), asking))) if several else ():
+            tables.append(found(kind, name, np.array([one == name for one in names or ()])))
     return tables
 
 
@@ -105,19 +113,23 @@ def retrieval_table(
     texts: Float[np.ndarray, "C E"],
     owner: Int[np.ndarray, " C"],
     same: Int[np.ndarray, " C"],
+    asking: Bool[np.ndarray, " A"],
     chunk: int | None,
 ) -> Table:
-    """The table of the clips in `chosen` (`A` bool) and of their captions; `same` numbers equal captions."""
+    """The table of the clips in `chosen` (`A` bool) and of their captions; `same` numbers equal captions, and
+    the clips of `asking` are queries."""
     kept = chosen[owner]
     row = np.cumsum(chosen) - 1
     text_ids = same[kept]
     audio_ids = ids_of_clips(row[owner[kept]], text_ids, int(chosen.sum()))
-    ranks = retrieval_ranks(clips[chosen], texts[kept], audio_ids=audio_ids, text_ids=text_ids, chunk=chunk)
+    among = retrieval_ranks(clips[chosen], texts[kept], audio_ids=audio_ids, text_ids=text_ids, chunk=chunk)
+    asked = {"a2t": asking[chosen], "t2a": asking[owner[kept]]}
+    ranks = {direction: one.of(asked[direction]) for direction, one in among.items()}
     return Table(
         kind=kind,
         name=name,
-        clips=int(chosen.sum()),
-        captions=int(kept.sum()),
+        clips=int(asked["a2t"].sum()),
+        captions=int(asked["t2a"].sum()),
         metrics={direction: summarise(one) for direction, one in ranks.items()},
         chance={direction: chance(one) for direction, one in ranks.items()},
         curve=recall_curve(ranks),

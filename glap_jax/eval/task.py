@@ -72,6 +72,19 @@ class Dataset:
 
 
 @dataclasses.dataclass(frozen=True)
+class Gallery:
+    """Clips that are searched besides a task's own, which alone ask.
+
+    Attributes:
+        splits: of the dataset, its own one too.
+        where: which of their clips, as `Dataset.where`; by default all.
+    """
+
+    splits: tuple[str, ...] = ()
+    where: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
 class Paper:
     """What a paper reports, to stand beside our figures.
 
@@ -79,7 +92,7 @@ class Paper:
         system: whose figures they are.
         source: paper and table.
         figures: metric -> figure, on our scale.
-        rows: language (NLLB code) or group -> metric -> figure.
+        rows: name of a row (a language's NLLB code, say, or `mean`) -> metric -> figure.
     """
 
     system: str
@@ -101,6 +114,9 @@ class Task:
         captions: retrieval: captions of a clip that are used at most, the first ones.
         same_captions: retrieval: captions that are equal count as right for each other's clips. Papers do not
             do so.
+        by: retrieval: field of a clip's json, such as `language`; the clips of each value have a row, where
+            they are searched among themselves, and the last row is the mean of these.
+        gallery: retrieval: further clips with their captions that are candidates, but no queries.
         language: NLLB code told to the text tower for every text (GLAP: eng_Latn), or `true` for the
             language that the text is in.
         languages: languages of captions or class names that are measured one by one; none takes the captions
@@ -131,6 +147,8 @@ class Task:
     paper: tuple[Paper, ...] = ()
     captions: int = 1
     same_captions: bool = False
+    by: str = ""
+    gallery: Gallery = Gallery()
     language: str = "eng_Latn"
     languages: tuple[str, ...] = ()
     label: str = "label"
@@ -154,7 +172,8 @@ class Task:
     def splits(self) -> tuple[str, ...]:
         """The splits without which it cannot be measured: its own, and what else it learns or chooses by."""
         more = {"probe": "train", "multilabel_probe": "train", "candidates": "val"}.get(self.kind)
-        return (self.dataset.split,) if more is None or self.folds else (self.dataset.split, more)
+        learnt = () if more is None or self.folds else (more,)
+        return tuple(dict.fromkeys((self.dataset.split, *learnt, *self.gallery.splits)))
 
     def told(self, language: str) -> str:
         """What the text tower is told of a text in `language`."""
@@ -166,7 +185,7 @@ class Row:
     """Figures of one language or group of a task.
 
     Attributes:
-        name: NLLB code or group.
+        name: NLLB code, or another value of what sets apart.
         clips: how many of them.
         figures, chance, intervals: as those of TaskResult.
     """
@@ -256,6 +275,10 @@ def check(task: Task, where: str) -> None:
         raise GlapError(
             f"{where}: 'metrics' names '{unknown[0]}'; kind {task.kind} has {', '.join(kind.metrics)}"
         )
+    if (task.by or task.gallery.splits) and task.kind != "retrieval":
+        raise GlapError(f"{where}: 'by' and 'gallery' are of kind retrieval, and this is {task.kind}")
+    if task.by and len(task.languages) > 1:
+        raise GlapError(f"{where}: 'by' has a row for each value, and so have 'languages'; give one at most")
     if task.captions < 1 or task.seconds <= 0 or not task.prompts:
         raise GlapError(f"{where}: 'captions' and 'seconds' must be above 0, and 'prompts' not be empty")
     if task.folds and task.folds < (2 if kind.captioned else 3):

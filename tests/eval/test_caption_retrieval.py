@@ -25,6 +25,17 @@ dataset: {shards: [clips.tar]}
 """
 
 
+SETS = """
+name: sets
+kind: retrieval
+by: voice.name
+metrics: [t2a/r1, a2t/meanr]
+gallery: {splits: [train, test], where: {quality: [good]}}
+same_captions: true
+dataset: {shards: ["{split}.tar"], where: {part: [speech]}}
+"""
+
+
 @pytest.fixture
 def model(tmp_path, audio, tar, tiny_model):
     """A model folder, beside a shard, its recipe and a task."""
@@ -64,3 +75,37 @@ def test_texts_of_each_language_search_the_clips_that_have_them(model, tmp_path,
     capsys.readouterr()
     assert cli.main([*words, "--languages", "deu_Latn"]) == 2
     assert "no clip has a caption in deu_Latn; add 'caption_deu_Latn'" in capsys.readouterr().err
+
+
+def test_sets_are_searched_apart_among_further_clips(model, tmp_path, audio, tar, capsys):
+    fields = (("ann", "speech"), ("bob", "speech"), ("bob", "speech"), ("ann", "music"))
+    for split in ("train", "test"):
+        members = []
+        for number, (voice, part) in enumerate(fields):
+            told = {"caption": f"{split} {number}", "voice": {"name": voice}, "part": part}
+            told |= {"quality": "good" if number else "bad"}
+            members += [(f"{number}.flac", audio(0.3, frequency=200.0 + 99 * number + len(split)))]
+            members += [(f"{number}.json", json.dumps(told).encode())]
+        tar(tmp_path / f"{split}.tar", members)
+    (tmp_path / "sets.yaml").write_text(SETS)
+    words = ["--task", str(tmp_path / "sets.yaml"), "--root", str(tmp_path), "-o", str(tmp_path / "out")]
+    assert cli.main(["eval", str(model), *words]) == 0
+    page = capsys.readouterr().out
+    (result,) = json.loads((tmp_path / "out" / "tasks.json").read_text(encoding="utf-8"))["tasks"]
+    # Three clips of speech ask; besides, three good clips of training and the test's music are found.
+    assert result["clips"] == 7
+    assert result["chance"]["t2a/r1"] == pytest.approx(100 / 7)
+    rows = {row["name"]: row for row in result["rows"]}
+    assert {name: row["clips"] for name, row in rows.items()} == {"ann": 1, "bob": 2, "mean": 3}
+    assert rows["ann"]["chance"]["t2a/r1"] == pytest.approx(100 / 3)
+    assert rows["bob"]["chance"]["t2a/r1"] == pytest.approx(100 / 4)
+    means = [(rows["ann"]["figures"][name] + rows["bob"]["figures"][name]) / 2 for name in result["figures"]]
+    assert list(rows["mean"]["figures"].values()) == pytest.approx(means)
+    assert result["intervals"].keys() == {"t2a/r1"}
+    assert "| mean |     3 |" in page
+
+    tasks = (("good", "gone", "'gallery.where' and 'label' ask for"), ("train", "dev", "/dev.tar'"))
+    for old, new, told in tasks:
+        (tmp_path / "sets.yaml").write_text(SETS.replace(old, new))
+        assert cli.main(["eval", str(model), *words]) == 2
+        assert told in capsys.readouterr().err

@@ -63,6 +63,27 @@ def test_captions_are_shared_within_a_set_only():
     ]
 
 
+def test_clips_that_do_not_ask_are_found():
+    audio, text = noisy_pairs(12, seed=1)
+    asking, groups = np.arange(12) < 4, ["odd", "even"] * 6
+    whole, even, odd = retrieval_tables(audio, text, groups=groups, asking=asking)
+    assert [(t.name, t.clips, t.captions) for t in (whole, even, odd)] == [
+        ("all", 4, 4),
+        ("even", 2, 2),
+        ("odd", 2, 2),
+    ]
+    assert whole.ranks["a2t"].candidates == 12
+    assert odd.chance["t2a"]["r1"] == pytest.approx(100 / 6)
+    scores = audio @ text.T / np.linalg.norm(audio, axis=1)[:, None] / np.linalg.norm(text, axis=1)
+    before = (scores[:4] > np.diag(scores)[:4, None]).sum(axis=1)
+    assert whole.metrics["a2t"]["meanr"] == pytest.approx(np.mean(before + 1))
+    before = (scores[::2, :4:2] > np.diag(scores)[None, :4:2]).sum(axis=0)
+    assert odd.metrics["t2a"]["meanr"] == pytest.approx(np.mean(before + 1))
+    # A set in which none asks has no table.
+    asking = np.arange(12) % 2 == 0
+    assert [t.name for t in retrieval_tables(audio, text, groups=groups, asking=asking)] == ["all", "odd"]
+
+
 def test_caption_ids_are_padded():
     ids = ids_of_clips(np.array([1, 0, 1, 1]), np.array([7, 8, 9, 7]), 2)
     np.testing.assert_array_equal(ids, [[8, -1, -1], [7, 9, 7]])

@@ -50,6 +50,12 @@ def test_a_task_of_ones_own(written):
         ("labels:", "metrics: [r7]\nlabels:", "'metrics' names 'r7'; kind zeroshot has accuracy, r5"),
         ("labels:", "prompts: [A bird]\nlabels:", "'prompts' has a prompt without one {label}"),
         ("labels:", "language: en\nlabels:", "did you mean eng_Latn?"),
+        (
+            "labels:",
+            "by: language\nlabels:",
+            "'by' and 'gallery' are of kind retrieval, and this is zeroshot",
+        ),
+        ("zeroshot", "retrieval\nby: a\nlanguages: [eng_Latn, ces_Latn]", "give one at most"),
         ("[robin", "[robin]]", "no yaml: .* in line 5; mend the file"),
     ],
 )
