@@ -107,7 +107,9 @@ def slot(config: Any, samples: int) -> int:
         reason = f"an audio tower of family '{config.family}' would hear a clip's neighbours in its row"
     elif config.mode != "sound":
         reason = f"the audio tower's mode '{config.mode}' hears whole rows"
-    elif module.draws:
+    elif getattr(config, "window", "clip") != "clip":
+        reason = f"'model.audio.window' is {config.window}, in which clips are not heard alone as by clip"
+    elif getattr(module, "draws", False):
         reason = "what the audio tower leaves out in training is drawn for whole rows"
     elif samples > module.chunk_samples:
         seconds = module.chunk_samples / module.SAMPLE_RATE

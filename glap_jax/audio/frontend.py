@@ -300,21 +300,20 @@ class LogMel(nnx.Module):
         begins, counts = spans.starts * slot, self.frames(spans.lengths)
         lengths = jnp.where(counts > 0, jnp.maximum(spans.lengths, self.shortest), 0)
         waveform = packed.silenced(waveform, spans, slot)
-        inner = self._power(jnp.pad(waveform, ((0, 0), (self.SIZE // 2,) * 2)))[:, :-1]
-        outer = packed.edges(waveform, begins, lengths, window=self.SIZE, hop=self.HOP)
-        rows, frames, mels = inner.shape
-        # Of each clip the first and the last two frames, which reach over its ends, stand behind all others.
-        level = _level(jnp.concatenate([inner, self._power(outer).reshape(rows, -1, mels)], axis=1))
         room = (spans.lengths + slot - 1) // slot * (slot // self.HOP)
-        where = packed.slots(begins // self.HOP, jnp.minimum(counts, room), frames)
-        from_end = where.offset - where.of_clip(counts) + 4
-        edge = jnp.where(where.offset < 2, where.offset, jnp.where(from_end >= 2, from_end, -1))
-        at_edge = frames + 4 * (where.number - 1) + edge
-        index = jnp.where((where.number > 0) & (edge >= 0), at_edge, jnp.arange(frames))
-        last = jnp.max(level[:, frames + 3 :: 4], axis=2)
-        level = jnp.take_along_axis(level, index[..., None], axis=1)
-        loudest = jnp.max(jnp.where(where.inside, jnp.max(level, axis=2)[:, None], -jnp.inf), axis=2)
-        floor = where.of_clip(jnp.maximum(loudest, last) - self.TOP_DB)
+        where = packed.slots(begins // self.HOP, jnp.minimum(counts, room), waveform.shape[1] // self.HOP)
+        level, last = packed.centred(
+            waveform,
+            begins,
+            lengths,
+            counts,
+            where,
+            lambda padded: _level(self._power(padded)),
+            window=self.SIZE,
+            hop=self.HOP,
+        )
+        loudest = jnp.maximum(where.most(jnp.max(level, axis=2)), jnp.max(last, axis=2))
+        floor = where.of_clip(loudest - self.TOP_DB)
         return self.norm(jnp.maximum(level, floor[..., None]))
 
     def __call__(

@@ -4,6 +4,7 @@ A row is cut into slots, as many samples as make a token. A clip begins at a slo
 heard as if it were alone. All but the last step, `pooled`, stays within a row.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -44,6 +45,10 @@ class Slots(NamedTuple):
         zero = jnp.zeros((), values.dtype)
         return jnp.sum(jnp.where(self.inside, values[..., None], zero), axis=1)
 
+    def most(self, values: Float[Array, "R N"]) -> Float[Array, "R P"]:
+        """The largest value of each clip's places; minus infinity where there are none."""
+        return jnp.max(jnp.where(self.inside, values[:, None], -jnp.inf), axis=2)
+
 
 def slots(starts: Int[Array, "R P"], counts: Int[Array, "R P"], size: int) -> Slots:
     """What is in the `size` places of each row where clips take `counts` from `starts` on."""
@@ -65,6 +70,41 @@ def silenced(waveform: Float[Array, "R T"], spans: Spans, slot: int) -> Float[Ar
     return jnp.where(real, parted, 0.0).reshape(rows, samples)
 
 
+def centred(
+    waveform: Float[Array, "R T"],
+    begins: Int[Array, "R P"],
+    lengths: Int[Array, "R P"],
+    counts: Int[Array, "R P"],
+    where: Slots,
+    spectrum: Callable[[Float[Array, "B T"]], Float[Array, "B S F"]],
+    *,
+    window: int,
+    hop: int,
+) -> tuple[Float[Array, "R S F"], Float[Array, "R P F"]]:
+    """What `spectrum` makes of each clip's centred frames; and of its last one, which may have no place.
+
+    Args:
+        waveform: rows of samples, zero wherever there is no clip.
+        begins: first sample of each clip.
+        lengths: samples of each clip, padding that counts included; as `edges` takes them.
+        counts: 1 + `lengths` // `hop`, all of the clip's frames; any number where there is no clip.
+        where: of the T / `hop` places for frames in a row.
+        spectrum: of frames that lie wholly inside its rows.
+        window: samples of a frame, even.
+        hop: samples from one to the next.
+    """
+    inner = spectrum(jnp.pad(waveform, ((0, 0), (window // 2,) * 2)))[:, :-1]
+    outer = spectrum(edges(waveform, begins, lengths, window=window, hop=hop))
+    rows, frames, mels = inner.shape
+    # Of each clip the first and the last two frames, which reach over its ends, stand behind all others.
+    found = jnp.concatenate([inner, outer.reshape(rows, -1, mels)], axis=1)
+    from_end = where.offset - where.of_clip(counts) + 4
+    edge = jnp.where(where.offset < 2, where.offset, jnp.where(from_end >= 2, from_end, -1))
+    at_edge = frames + 4 * (where.number - 1) + edge
+    index = jnp.where((where.number > 0) & (edge >= 0), at_edge, jnp.arange(frames))
+    return jnp.take_along_axis(found, index[..., None], axis=1), found[:, frames + 3 :: 4]
+
+
 def edges(
     waveform: Float[Array, "R T"],
     begins: Int[Array, "R P"],
@@ -76,7 +116,8 @@ def edges(
     """The samples of each clip's two first and two last centred frames, the clip reflected at its own ends.
 
     Two rows a clip, of `window` + `hop` samples, which hold two frames each. Clips have at least three times
-    `hop` samples, and `window` is under four times `hop`.
+    `hop` samples; or twice, and then the last frame but one, which is the second, is right there alone.
+    `window` is under four times `hop`.
 
     Args:
         waveform: rows of samples.
@@ -92,8 +133,10 @@ def edges(
         return jax.vmap(cut)(rows, starts)
 
     longest = half + 2 * hop
-    room = jnp.pad(waveform, ((0, 0), (longest, 0)))
+    room = jnp.pad(waveform, ((0, 0), (longest, half)))
     head = pieces(room, begins + longest, half + hop)
+    shortest = jnp.pad(head[..., : 2 * hop], ((0, 0), (0, 0), (0, half - hop)), mode="reflect")
+    head = jnp.where((lengths > 2 * hop)[..., None], head, shortest)
     head = jnp.pad(head, ((0, 0), (0, 0), (half, 0)), mode="reflect")
     # The last frame but one begins `half` before its centre, at most 2 * hop - 1 before the end.
     tail = pieces(room, begins + lengths, longest)
@@ -101,6 +144,19 @@ def edges(
     starts = (hop - lengths % hop)[..., None]
     tail = jax.vmap(lambda rows, starts: pieces(rows, starts, size))(tail, starts)[:, :, 0]
     return jnp.stack([head, tail], axis=2).reshape(-1, size)
+
+
+def with_neighbours(x: Float[Array, "R N D"], number: Int[Array, "R N"]) -> Float[Array, "R N D3"]:
+    """What stands before each place, the place itself, and what stands after it, side by side.
+
+    There are zeros where that is not of the same clip, as `number` says. A convolution of three taps is a
+    product of this with its kernel.
+    """
+    zero = jnp.zeros((), x.dtype)
+    follows = jnp.pad(number[:, 1:] == number[:, :-1], ((0, 0), (1, 0)))[..., None]
+    before = jnp.where(follows, jnp.roll(x, 1, axis=1), zero)
+    after = jnp.roll(jnp.where(follows, x, zero), -1, axis=1)
+    return jnp.concatenate([before, x, after], axis=-1)
 
 
 def pooled(x: Float[Array, "R N D"], where: Slots, place: Int[Array, " B"]) -> Float[Array, "B D"]:

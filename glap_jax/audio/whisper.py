@@ -1,17 +1,18 @@
 """Whisper's encoder (Radford et al., 2022; OpenAI `whisper`, `transformers` WhisperModel, CTranslate2)."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, get_args
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from glap_jax.audio.frontend import clean, hann, mel_filters, power_spectrogram, reflect
+from glap_jax.audio import packed
+from glap_jax.audio.frontend import clean
+from glap_jax.audio.whisper_input import SAMPLE_RATE, TOKEN, Positions, WhisperMel, sinusoids
 from glap_jax.convert.constructor import HUGGING_FACE, Shapes, arguments, dimension, heads, layers
 from glap_jax.convert.rules import (
     Dropped,
@@ -26,7 +27,7 @@ from glap_jax.convert.rules import (
     norm,
     prefixed,
 )
-from glap_jax.layers import ACTIVATIONS, Block, Encoded, Remat, Stack, layer_norm, masked_mean
+from glap_jax.layers import ACTIVATIONS, Block, Encoded, Remat, Seen, Stack, layer_norm, masked_mean
 
 Window = Literal["silence", "clip"]
 Mode = Literal["sound", "glap"]
@@ -106,18 +107,6 @@ class WhisperConfig:
         return Whisper(self, dtype=dtype, remat=remat, rngs=rngs)
 
 
-class Positions(nnx.Variable):
-    """Sinusoids that a checkpoint stores and training leaves alone."""
-
-
-def sinusoids(tokens: int, width: int) -> Float[np.ndarray, "N D"]:
-    """Whisper's position table: all sines, then all cosines, the first row being position 0."""
-    half = width // 2
-    frequency = np.exp(np.arange(half) * -(np.log(10_000.0) / (half - 1)))
-    angle = np.arange(tokens)[:, None] * frequency[None, :]
-    return np.concatenate([np.sin(angle), np.cos(angle)], axis=1).astype(np.float32)
-
-
 class Whisper(nnx.Module):
     """Waveform at 16 kHz -> tokens of 20 ms, their mask, and their masked mean.
 
@@ -125,14 +114,15 @@ class Whisper(nnx.Module):
     with positions from 0.
     """
 
-    SAMPLE_RATE = 16_000
-    SIZE, HOP = 400, 160
-    TOKEN = 2 * HOP
+    SAMPLE_RATE = SAMPLE_RATE
+    # Samples of a token, in whole numbers of which clips share rows.
+    SLOT = TOKEN
 
     def __init__(self, config: WhisperConfig, *, dtype: DTypeLike, remat: Remat = "none", rngs: nnx.Rngs):
         self.config = config
-        self.chunk_samples = config.positions * self.TOKEN
+        self.chunk_samples = config.positions * TOKEN
         self.dtype = dtype
+        self.log_mel = WhisperMel(config.mels, batch_wide=config.mode == "glap")
         width = config.width
         self.convolutions = nnx.List(
             nnx.Conv(inputs, width, 3, stride, padding=1, dtype=dtype, param_dtype=jnp.float32, rngs=rngs)
@@ -151,54 +141,52 @@ class Whisper(nnx.Module):
         """Encodes clips of up to T samples in [-1, 1]; `lengths` counts the real samples of each row."""
         rows, ends = self._windows(waveform, lengths)
         silent = self.config.window == "silence"
-        tokens = rows.shape[1] // self.TOKEN
-        real = jnp.arange(tokens) * self.TOKEN < ends[:, None]
+        tokens = rows.shape[1] // TOKEN
+        real = jnp.arange(tokens) * TOKEN < ends[:, None]
         x = self._convolved(self.log_mel(rows, None if silent else ends), None if silent else real)
         x = x + self.positions[:tokens].astype(x.dtype)
         counted = real.reshape(batch := waveform.shape[0], -1)
         if self.config.mode == "glap":
-            last = tokens if lengths is None else (lengths // self.TOKEN)[:, None]
+            last = tokens if lengths is None else (lengths // TOKEN)[:, None]
             counted = jnp.broadcast_to(jnp.arange(tokens) <= last, counted.shape)
         mean = lambda x: masked_mean(x.reshape(batch, -1, x.shape[-1]), counted)  # noqa: E731
+        x, pooled = self._encoded(x, None if silent else real, mean)
+        return Encoded(x.reshape(batch, -1, x.shape[-1]), counted, pooled)
+
+    def encode_packed(self, waveform: Float[Array, "R T"], spans: packed.Spans) -> Encoded:
+        """Encodes clips of up to a window that share rows; the mask says which tokens R N are of any clip."""
+        counts = -(-spans.lengths // TOKEN)
+        where = packed.slots(spans.starts, counts, waveform.shape[1] // TOKEN)
+        x = self._convolved_packed(self.log_mel.of_packed(waveform, spans), where)
+        x = x + self.positions[where.offset].astype(x.dtype)
+        mean = lambda x: packed.pooled(x, where, spans.place)  # noqa: E731
+        x, pooled = self._encoded(x, where.number, mean)
+        return Encoded(x, where.number > 0, pooled)
+
+    def _encoded(
+        self, x: Float[Array, "B N D"], seen: Seen | None, mean: Callable[[Array], Float[Array, "C D"]]
+    ) -> tuple[Float[Array, "B N D"], Float[Array, "C E"]]:
+        """What the layers make of `x`, and its pooled form; `mean` is that of each clip's tokens."""
         first = mean(x)
-        x, means = self.blocks.watched(mean, x, None if silent else real)
+        x, means = self.blocks.watched(mean, x, seen)
         x = self.norm(x)
         pooled = [mean(x)] if self.config.pooling == "last" else [first, *means[:-1], mean(x)]
-        return Encoded(x.reshape(batch, -1, x.shape[-1]), counted, jnp.concatenate(pooled, axis=-1))
+        return x, jnp.concatenate(pooled, axis=-1)
 
     def _windows(
         self, waveform: Float[Array, "B T"], lengths: Int[Array, " B"] | None
     ) -> tuple[Float[Array, "BW T2"], Int[Array, " BW"]]:
         """Windows as rows that are zero beyond their end, and these ends; a clip has one sample or more."""
         samples = waveform.shape[1]
-        size = self.config.positions * self.TOKEN
+        size = self.config.positions * TOKEN
         if self.config.mode == "glap":
             waveform, lengths, samples = waveform[:, :size], None, min(samples, size)
         waveform, ends = clean(waveform, lengths)
         if self.config.window == "clip" and samples <= size:
-            size = samples + -samples % self.TOKEN
+            size = samples + -samples % TOKEN
         waveform = jnp.pad(waveform, ((0, 0), (0, -samples % size)))
         starts = jnp.arange(0, waveform.shape[1], size, dtype=jnp.int32)
         return waveform.reshape(-1, size), jnp.clip(ends[:, None] - starts, 0, size).reshape(-1)
-
-    def log_mel(self, waveform: Float[Array, "B T"], ends: Int[Array, " B"] | None) -> Float[Array, "B S F"]:
-        """Log-mel, 0 from `ends` (in whole tokens) on: log10, floored 8 under the row's peak; (x + 4) / 4."""
-        if ends is not None:
-            # A window after the clip's end has no sound at all, and reflecting needs some.
-            ends = jnp.maximum(-(-ends // self.TOKEN), 1) * self.TOKEN
-        padded = reflect(waveform, ends, self.SIZE // 2)
-        # The frame that begins at the very end is left out.
-        power = power_spectrogram(padded, window=hann(self.SIZE), hop=self.HOP)[:, :-1]
-        filters = mel_filters(self.SIZE // 2 + 1, self.config.mels, 0.0, 8000.0, self.SAMPLE_RATE, "slaney")
-        power = jnp.matmul(power, filters, precision=jax.lax.Precision.HIGHEST)
-        level = jnp.log10(jnp.maximum(power, 1e-10))
-        heard = jnp.ones(level.shape[:2], bool)
-        if ends is not None:
-            heard = jnp.arange(level.shape[1]) < ends[:, None] // self.HOP
-        heard = heard[..., None]
-        axes = (0, 1, 2) if self.config.mode == "glap" else (1, 2)
-        peak = jnp.max(jnp.where(heard, level, -jnp.inf), axis=axes, keepdims=True)
-        return jnp.where(heard, (jnp.maximum(level, peak - 8.0) + 4.0) / 4.0, 0.0)
 
     def _convolved(
         self, mel: Float[Array, "B S F"], real: Bool[Array, "B N"] | None
@@ -209,6 +197,16 @@ class Whisper(nnx.Module):
         if real is not None:
             x = jnp.where(jnp.repeat(real, 2, axis=1)[..., None], x, jnp.zeros((), x.dtype))
         return ACTIVATIONS["gelu"](second(x))
+
+    def _convolved_packed(self, mel: Float[Array, "R S F"], where: packed.Slots) -> Float[Array, "R N D"]:
+        """As `_convolved`, of clips that share rows: products with what stands around each frame."""
+        x, number = mel.astype(self.dtype), jnp.repeat(where.number, 2, axis=1)
+        for layer, stride in zip(self.convolutions, (1, 2), strict=True):
+            assert layer.bias is not None
+            around = packed.with_neighbours(x, number)[:, ::stride]
+            kernel = layer.kernel[...].reshape(around.shape[-1], -1).astype(x.dtype)
+            x = ACTIVATIONS["gelu"](around @ kernel + layer.bias[...].astype(x.dtype))
+        return x
 
 
 # Keys have no bias: softmax ignores what one adds to all logits of a query. So the way back leaves it out.

@@ -39,7 +39,11 @@ def test_a_table_with_training(capsys):
     ("words", "told"),
     [
         ("--batches 2 --steps 3", "--steps at most --batches"),
-        ("--kinds packed --audio-encoder whisper.tiny", "family 'whisper' would hear a clip's neighbours"),
+        ("--kinds packed --audio-encoder hubert", "family 'hubert' would hear a clip's neighbours"),
+        (
+            "--kinds packed --audio-encoder whisper.tiny",
+            "'model.audio.window' is silence, in which clips",
+        ),
         ("--kinds packed --data.crop-seconds 12", "longer than the 10.08 s that the audio tower hears"),
         ("--kinds packed --data.layout.row-seconds 1", "no row is to be shorter than a clip"),
     ],

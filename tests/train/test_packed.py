@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from glap_jax.audio.whisper import WhisperConfig
 from glap_jax.config import GroupConfig, LayoutConfig
 from glap_jax.drawing import Masking
 from glap_jax.errors import GlapError
@@ -15,6 +16,9 @@ from glap_jax.parallel.sharding import make_mesh, over_batch, replicated
 from glap_jax.train import loop
 from glap_jax.train import state as states
 from glap_jax.train.step import make_loss, step_key, value_and_gradient
+
+# As long a window as the other tower's chunk.
+WHISPER = WhisperConfig(16, layers=2, heads=2, hidden=32, positions=24, window="clip", pooling="layers")
 
 
 @pytest.fixture
@@ -53,12 +57,15 @@ def norm(tree):
 
 
 @pytest.mark.slow
-def test_loss_gradients_and_embeddings_are_those_of_padded_clips(real, random_module, changed):
+@pytest.mark.parametrize("family", ["dasheng", "whisper"])
+def test_loss_gradients_and_embeddings_are_those_of_padded_clips(real, random_module, changed, family):
     """Of one device; those of packed clips of four in two parts, where two share a copy of the parameters.
 
     They differ by the noise of float32: embeddings by 1e-5, the loss by 1e-6 and gradients by 2e-5 of
     themselves at most.
     """
+    if family == "whisper":
+        real = changed(real, model={"audio": WHISPER})
     parts = states.part(random_module(lambda: states.fresh(real)), real.frozen)
     (value, expected, rows), _ = gradient(real, parts, make_mesh(real.parallel, jax.devices()[:1]))
     config = packed(changed, real, accumulation=2, parallel={"fsdp": 2})
