@@ -179,7 +179,8 @@ class LayoutConfig:
     Attributes:
         kind: `padded` gives each clip a row of `crop_seconds`. `bucketed` gives each a row as long as the
             least of eight lengths that the batch's longest clip fits into. `packed` lays clips one behind the
-            other into as few rows as hold them, where they do not hear each other (Dasheng, CED).
+            other into as few rows as hold them, where they do not hear each other (Dasheng, CED,
+            Whisper without silence).
         row_seconds: length of a packed row, at least `crop_seconds`.
     """
 
