@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from glap_jax.errors import GlapError
-from glap_jax.eval.bootstrap import interval
+from glap_jax.eval.bootstrap import drawn_sums, ends, interval
 from glap_jax.eval.engine import Encoded, Run
 from glap_jax.eval.folds import SEED, parted
 from glap_jax.eval.metrics import Ids, Rows, unit_rows, unseen
@@ -58,11 +58,17 @@ class Outcome:
     Attributes:
         first: `Q`, the 1-based rank of the right candidate.
         right, wrong: how many pairs of a query and a right or wrong candidate reach 0, 1, ... of the edges.
+        pairs: of each query how many right candidates reach the first edge, how many do not, and the same of
+            wrong ones.
     """
 
     first: Int[np.ndarray, " Q"]
     right: Int[np.ndarray, " G"]
     wrong: Int[np.ndarray, " G"]
+    pairs: Int[np.ndarray, "Q 4"]
+
+
+Numbers = Int[np.ndarray, "..."] | Float[np.ndarray, "..."] | np.integer
 
 
 def candidate_metrics(search: Search, threshold: float | None = None) -> dict[str, float]:
@@ -125,6 +131,8 @@ def measure(run: Run) -> TaskResult:
     figures = _figures(found, threshold) | {"threshold": threshold}
     values = {name: np.mean([per(one.first) for one in found], axis=0) for name, per in PER_QUERY.items()}
     likely = {name: interval(each) for name, each in values.items()}
+    drawn = drawn_sums(np.concatenate([one.pairs for one in found], axis=1).astype(np.float64))
+    likely["f1"] = ends(100.0 * _f1(*np.moveaxis(drawn.reshape(len(drawn), -1, 4), 2, 0)).mean(axis=1))
     drawn = f"{task.candidates} candidates a text, means over {task.draws} draws"
     among = drawn if task.candidates else "all clips"
     note = f"Among {among}; the threshold was chosen on {len(dev.gallery)} other clips."
@@ -161,7 +169,11 @@ def _search(run: Run, encoded: Encoded, chosen: Bool[np.ndarray, " A"] | None) -
 def macro_f1(right: Int[np.ndarray, " G"], wrong: Int[np.ndarray, " G"]) -> Float[np.ndarray, " _"]:
     """Macro-F1 (0 to 1) at each edge, from how many right and wrong pairs reach 0, 1, ... of the edges."""
     missed, refused = np.cumsum(right)[:-1], np.cumsum(wrong)[:-1]
-    found, taken = right.sum() - missed, wrong.sum() - refused
+    return _f1(right.sum() - missed, missed, wrong.sum() - refused, refused)
+
+
+def _f1(found: Numbers, missed: Numbers, taken: Numbers, refused: Numbers) -> Float[np.ndarray, "..."]:
+    """Macro-F1 (0 to 1) of how many right pairs reach a threshold or do not, and how many wrong ones."""
     errors = taken + missed
     return (found / np.maximum(2 * found + errors, 1)) + (refused / np.maximum(2 * refused + errors, 1))
 
@@ -227,7 +239,10 @@ def _among(
     for rows in blocks(len(queries), candidates.shape[1] * queries.shape[1], None, "ranking candidates"):
         scores[rows] = np.einsum("qe,qce->qc", queries[rows], gallery[candidates[rows]])
     first = 1 + np.count_nonzero(scores[:, 1:] >= scores[:, :1] - np.float32(TIE), axis=1)
-    return Outcome(first, _reached(scores[:, 0], edges), _reached(scores[:, 1:], edges))
+    is_right = np.zeros(candidates.shape, bool)
+    is_right[:, 0] = True
+    right, wrong = (_reached(some, edges) for some in (scores[:, 0], scores[:, 1:]))
+    return Outcome(first, right, wrong, _pairs(scores, is_right, edges))
 
 
 def _among_all(
@@ -238,7 +253,7 @@ def _among_all(
     edges: Float[np.ndarray, " _"],
 ) -> Outcome:
     """Each query among the whole gallery, a block of queries at a time."""
-    first = np.zeros(len(queries), np.int64)
+    first, pairs = np.zeros(len(queries), np.int64), np.zeros((len(queries), 4), np.int64)
     right, wrong = (np.zeros(len(edges) + 1, np.int64) for _ in range(2))
     for rows in blocks(len(queries), len(gallery), None, "ranking candidates"):
         scores = queries[rows] @ gallery.T
@@ -248,9 +263,19 @@ def _among_all(
             raise _without(rows.start + int(np.argmin(best)))
         right += _reached(scores[is_right], edges)
         wrong += _reached(scores[~is_right], edges)
+        pairs[rows] = _pairs(scores, is_right, edges)
         rivals = ~is_right & (scores >= best[:, None] - np.float32(TIE))
         first[rows] = 1 + np.count_nonzero(rivals, axis=1)
-    return Outcome(first, right, wrong)
+    return Outcome(first, right, wrong, pairs)
+
+
+def _pairs(
+    scores: Float[np.ndarray, "Q C"], is_right: Bool[np.ndarray, "Q C"], edges: Float[np.ndarray, " _"]
+) -> Int[np.ndarray, "Q 4"]:
+    """Of each query the right candidates that reach the first edge or do not, and the wrong ones."""
+    reach = scores >= edges[0] if len(edges) else np.zeros(scores.shape, bool)
+    kinds = (is_right & reach, is_right & ~reach, ~is_right & reach, ~is_right & ~reach)
+    return np.stack([np.count_nonzero(kind, axis=1) for kind in kinds], axis=1)
 
 
 def _reached(scores: Float[np.ndarray, "..."], edges: Float[np.ndarray, " _"]) -> Int[np.ndarray, " _"]:

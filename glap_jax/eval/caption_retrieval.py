@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float, Int
 
 from glap_jax.errors import GlapError
+from glap_jax.eval.bootstrap import drawn_medians, drawn_sums, ends, per_query
 from glap_jax.eval.engine import Encoded, Run
 from glap_jax.eval.retrieval import Table, retrieval_tables
 from glap_jax.eval.task import Row, TaskResult, labels_of
@@ -30,21 +31,52 @@ def measure(run: Run) -> TaskResult:
     """
     task = run.task
     encoded, asking = candidates(run)
-    tables = []
+    tables, counts = [], []
     for language in task.languages or (None,):
         captions = [[(one.text, one.language) for one in clip.captions] for clip in encoded.clips]
         if language is not None:
             captions = told_captions(encoded.clips, language, task.told(language))
         most, same = task.captions, task.same_captions
         tables.append(searched(run.model, encoded, captions, most=most, same=same, asking=asking, by=task.by))
+        counts.append(np.array([len(some[:most]) for some in captions])[asking])
     if len(tables) > 1:
         rows = [as_row(found, name) for (found,), name in zip(tables, task.languages, strict=True)]
-        return run.result(*means(rows), rows=rows)
+        # Clips are drawn, each with its captions in every language.
+        drawn = [_drawn(found, many) for (found,), many in zip(tables, counts, strict=True)]
+        return run.result(*means(rows), rows=rows, intervals=_mean_intervals(drawn))
     ((found, *sets),) = tables
     whole, rows = as_row(found, task.name), [as_row(one, one.name) for one in sets]
     if rows:
-        rows.append(Row(MEAN, found.clips, *means(rows)))
+        names = np.array(set_names(encoded.clips, task.by))[asking]
+        drawn = [_drawn(one, counts[0][names == one.name], seed) for seed, one in enumerate(sets)]
+        rows.append(Row(MEAN, found.clips, *means(rows), _mean_intervals(drawn)))
     return run.result(whole.figures, whole.chance, intervals=whole.intervals, rows=rows)
+
+
+def _drawn(
+    found: Table, captions: Int[np.ndarray, " A"], seed: int = 0
+) -> dict[str, Float[np.ndarray, " draws"]]:
+    """The figures of each draw of the clips that ask, each of which has so many captions in the table."""
+    clips, drawn = np.arange(len(captions)), {}
+    for direction, owners in (("a2t", clips[captions > 0]), ("t2a", np.repeat(clips, captions))):
+        ranks = found.ranks[direction]
+        values = per_query(ranks.first, ranks.precision, ranks.map_at) | {"meanr": ranks.first}
+        columns = [np.ones(len(owners)), *values.values()]
+        sums = [np.bincount(owners, weights=each, minlength=len(captions)) for each in columns]
+        queries, *totals = drawn_sums(np.stack(sums, axis=1), seed).T
+        with np.errstate(invalid="ignore"):
+            drawn |= {f"{direction}/{name}": one / queries for name, one in zip(values, totals, strict=True)}
+        drawn[f"{direction}/medr"] = drawn_medians(ranks.first, owners, len(captions), seed)
+    return drawn
+
+
+def _mean_intervals(drawn: Sequence[Mapping[str, Float[np.ndarray, " draws"]]]) -> dict[str, list[float]]:
+    """Those of the means over some tables; a table counts for nothing in a draw that leaves it no query."""
+    found = {}
+    for name in drawn[0]:
+        figures = np.stack([each[name] for each in drawn])
+        found[name] = ends(np.nanmean(figures[:, ~np.isnan(figures).all(axis=0)], axis=0))
+    return found
 
 
 def candidates(run: Run) -> tuple[Encoded, Bool[np.ndarray, " A"]]:
@@ -114,7 +146,7 @@ def searched(
     distinct = list(dict.fromkeys(told))
     texts, languages = zip(*distinct, strict=True)
     place = {caption: row for row, caption in enumerate(distinct)}
-    sets = [(labels_of(clip.fields, by) or [NONE])[0] for clip in encoded.clips] if by else None
+    sets = set_names(encoded.clips, by) if by else None
     return retrieval_tables(
         encoded.audio[described],
         model.encode_text(texts, language=languages)[[place[caption] for caption in told]],
@@ -123,6 +155,11 @@ def searched(
         groups=None if sets is None else list(itertools.compress(sets, described)),
         asking=None if asking is None else asking[described],
     )
+
+
+def set_names(clips: Sequence[Clip], by: str) -> list[str]:
+    """What a field says of each clip."""
+    return [(labels_of(clip.fields, by) or [NONE])[0] for clip in clips]
 
 
 def as_row(found: Table, name: str) -> Row:

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from glap_jax.config import OptimizerConfig
 from glap_jax.drawing import dropout
-from glap_jax.eval.metrics import mean_average_precision
+from glap_jax.eval.precision import mean_precision
 from glap_jax.progress import bar
 from glap_jax.train.optimizer import adam, parameter_path, schedule
 
@@ -136,7 +136,7 @@ def logistic(
     with threadpool_limits(1 if x.size * train.truth.shape[1] < LARGE else None):
         fitted = [fit(x, train.truth, strength) for strength in STRENGTHS]
         found = [predict(checked) for predict in fitted]
-        scores = [mean_average_precision(one, val.truth) if several else _accuracy(one, val) for one in found]
+        scores = [(_precision if several else _accuracy)(one, val) for one in found]
         return fitted[int(np.argmax(scores))](wanted)
 
 
@@ -226,6 +226,10 @@ def _several(x: np.ndarray, truth: Bool[np.ndarray, "A C"], strength: float) -> 
     # A class that is never there is less likely than any that is.
     least = np.finfo(np.float64).min
     return lambda rows: np.stack([np.maximum(predict(rows)[:, 1], least) for predict in each], axis=1)
+
+
+def _precision(scores: Float[np.ndarray, "A C"], known: Labelled) -> float:
+    return mean_precision(lambda one: scores[:, one], known.truth, draws=0)[0]
 
 
 def _accuracy(scores: Float[np.ndarray, "A C"], known: Labelled) -> float:

@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
+from glap_jax.eval.bootstrap import interval, strata_interval
 from glap_jax.eval.engine import Run
 from glap_jax.eval.figures import bars
 from glap_jax.eval.task import Row, TaskResult, labels_of
@@ -47,10 +48,12 @@ def measure(run: Run) -> TaskResult:
 
 def _result(run: Run, right: dict[str, int], total: dict[str, int], words: dict[str, int]) -> TaskResult:
     """The result of so many right answers, clips and words of each language."""
-    rows = []
+    rows, found = [], {}
     for language, clips in total.items():
         share, luck = 100.0 * right[language] / clips, 100.0 / words[language]
-        rows.append(Row(language, clips, {"accuracy": share}, {"accuracy": luck}))
+        found[language] = np.repeat([100.0, 0.0], [right[language], clips - right[language]])
+        likely = {"accuracy": interval(found[language])}
+        rows.append(Row(language, clips, {"accuracy": share}, {"accuracy": luck}, likely))
     rows.sort(key=lambda row: (-row.figures["accuracy"], row.name))
     count = np.array([row.clips for row in rows])
     figures, chance = (
@@ -62,7 +65,11 @@ def _result(run: Run, right: dict[str, int], total: dict[str, int], words: dict[
     )
     least, most = min(words.values()), max(words.values())
     notes = [f"Languages: {len(rows)}; words to choose from in one: {least:,} to {most:,}."]
-    return run.result(figures, chance, rows=rows, notes=notes)
+    likely = {
+        "accuracy": interval(np.concatenate(list(found.values()))),
+        "language_accuracy": strata_interval(list(found.values())),
+    }
+    return run.result(figures, chance, rows=rows, notes=notes, intervals=likely)
 
 
 def bar_chart(result: TaskResult) -> Figure:

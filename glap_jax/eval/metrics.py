@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from glap_jax.errors import GlapError
 from glap_jax.eval.ranking import Ranks, rank
@@ -109,16 +109,6 @@ def unseen(right: Int[np.ndarray, " Q"], total: int, depth: int) -> Float[np.nda
     ones: C(total - R, k) / C(total, k)."""
     drawn = np.arange(depth)
     return np.clip((total - right[:, None] - drawn) / (total - drawn), 0.0, 1.0).cumprod(axis=1)
-
-
-def mean_average_precision(scores: Float[np.ndarray, "A C"], truth: Bool[np.ndarray, "A C"]) -> float:
-    """Mean over the classes that have a clip of the average precision with which their clips are found, from
-    0 to 1, as scikit-learn defines it; 0 where no class has one."""
-    from sklearn.metrics import average_precision_score
-
-    there = np.flatnonzero(truth.any(axis=0))
-    found = [average_precision_score(truth[:, column], scores[:, column]) for column in there]
-    return float(np.mean(found)) if found else 0.0
 
 
 def unit_rows(rows: Rows, name: str) -> Float[np.ndarray, "B E"]:

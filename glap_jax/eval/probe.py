@@ -4,14 +4,13 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from glap_jax.errors import GlapError
-from glap_jax.eval.bootstrap import interval
+from glap_jax.eval.bootstrap import interval, strata_interval
 from glap_jax.eval.classifiers import CLASSIFIERS, Labelled
 from glap_jax.eval.engine import Run
 from glap_jax.eval.features import Frozen, frozen
 from glap_jax.eval.folds import SEED, parted
-from glap_jax.eval.metrics import mean_average_precision
 from glap_jax.eval.task import Task, TaskResult, labels_of
-from glap_jax.eval.zeroshot import accuracies, chances, hits
+from glap_jax.eval.zeroshot import accuracies, chances, hits, precision_row
 from glap_jax.progress import track
 
 # Of the training clips of a corpus that has no validation split, one in so many validates.
@@ -31,10 +30,11 @@ def single(run: Run) -> TaskResult:
     right = np.take_along_axis(scores, truth.argmax(axis=1)[:, None], axis=1)
     ranks = np.count_nonzero(scores >= right, axis=1)
     found = accuracies(ranks)
-    by_class = [np.mean(ranks[column] == 1) for column in truth.T if column.any()]
-    found["class_accuracy"] = 100.0 * float(np.mean(by_class))
+    by_class = [100.0 * (ranks[column] == 1) for column in truth.T if column.any()]
+    found["class_accuracy"] = float(np.mean([each.mean() for each in by_class]))
     luck = chances(truth.shape[1])
     likely = {name: interval(each) for name, each in hits(ranks).items()}
+    likely["class_accuracy"] = strata_interval(by_class)
     chance = {**luck, "class_accuracy": luck["accuracy"]}
     return run.result(found, chance, notes=notes, intervals=likely)
 
@@ -42,8 +42,8 @@ def single(run: Run) -> TaskResult:
 def multiple(run: Run) -> TaskResult:
     """A probe of any number of labels a clip: `map`, the mean average precision over classes, in percent."""
     scores, truth, notes = _try(run, several=True)
-    luck = 100.0 * float(truth.mean(axis=0)[truth.any(axis=0)].mean())
-    return run.result({"map": 100.0 * mean_average_precision(scores, truth)}, {"map": luck}, notes=notes)
+    row, _ = precision_row(run.task.name, lambda one: scores[:, one], truth)
+    return run.result(row.figures, row.chance, notes=notes, intervals=row.intervals)
 
 
 def _try(

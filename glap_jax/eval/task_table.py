@@ -1,6 +1,6 @@
 """Results of tasks as text: our figures beside chance and those of papers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from glap_jax.eval import task as tasks
 from glap_jax.eval.report import aligned
@@ -8,19 +8,20 @@ from glap_jax.eval.task import TaskResult
 
 
 def markdown_results(results: Sequence[TaskResult]) -> str:
-    """One Markdown table, a row a figure, then a table of languages or groups for each task that has some,
-    and the notes."""
+    """One Markdown table, a row a figure, then tables of languages or groups for each task that has some,
+    their figures and where these lie, and the notes."""
     lines = [["task", "figure", "here", "95 %", "chance", "published"]]
     for result in results:
         for metric, figure in result.figures.items():
             published = [f"{paper.figures[metric]:g} {paper.system}" for paper in _papers(result, metric)]
             luck = _number(result.chance.get(metric))
-            ends = " to ".join(_number(end) for end in result.intervals.get(metric, ()))
+            ends = _ends(result.intervals, metric)
             lines.append([result.task.name, metric, _number(figure), ends, luck, ", ".join(published)])
     parts = [aligned(lines)]
     for result in results:
         if result.rows:
             parts.append(f"### {result.task.title or result.task.name}\n\n{_rows(result)}")
+            parts.append(f"95 % intervals:\n\n{_row_intervals(result)}")
     told = [f"- {result.task.name}: {note}" for result in results for note in _notes(result)]
     return "\n\n".join([*parts, "\n".join(told)])
 
@@ -47,6 +48,16 @@ def _rows(result: TaskResult) -> str:
             cells.append(f"{_number(row.figures[metric])}{luck}{''.join(theirs)}")
         lines.append(cells)
     return aligned(lines)
+
+
+def _row_intervals(result: TaskResult) -> str:
+    metrics = list(result.rows[0].figures)
+    cells = [[row.name, *(_ends(row.intervals, metric) for metric in metrics)] for row in result.rows]
+    return aligned([["set", *metrics], *cells])
+
+
+def _ends(intervals: Mapping[str, list[float]], metric: str) -> str:
+    return " to ".join(_number(end) for end in intervals.get(metric, ()))
 
 
 def _notes(result: TaskResult) -> list[str]:

@@ -1,16 +1,16 @@
 """Zero-shot classification: the class whose name, put into prompts, is nearest to a clip."""
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from glap_jax.errors import GlapError
-from glap_jax.eval.bootstrap import interval
+from glap_jax.eval.bootstrap import ends, interval
 from glap_jax.eval.engine import Run
-from glap_jax.eval.metrics import mean_average_precision
+from glap_jax.eval.precision import mean_precision
 from glap_jax.eval.ranking import TIE, blocks
 from glap_jax.eval.task import Row, Task, TaskResult, labels_of
 from glap_jax.inference import Model
@@ -30,16 +30,17 @@ def single(run: Run) -> TaskResult:
     if several:
         raise GlapError(f"task '{run.task.name}': a clip has the labels {several}; its kind is multilabel")
     encoded = run.encoded(list(known))
-    rows = []
+    rows, found = [], []
     for language, texts in names.items():
         classes, place = distinct(texts)
         truth = np.array([place[labels_of(clip.fields, run.task.label)[0]] for clip in encoded.clips])
         ranks = label_ranks(encoded.audio, class_vectors(run.model, run.task, classes, language), truth)
-        ends = {name: interval(each) for name, each in hits(ranks).items()}
-        rows.append(Row(language, len(ranks), accuracies(ranks), chances(len(classes)), ends))
-    if len(rows) == 1:
-        return run.result(rows[0].figures, rows[0].chance, intervals=rows[0].intervals)
-    return run.result(*means(rows), rows=rows)
+        found.append(hits(ranks))
+        likely = {name: interval(each) for name, each in found[-1].items()}
+        rows.append(Row(language, len(ranks), accuracies(ranks), chances(len(classes)), likely))
+    # Clips are drawn, each with what it is taken for in every language.
+    likely = {name: interval(np.mean([each[name] for each in found], axis=0)) for name in found[0]}
+    return run.result(*means(rows), rows=rows if len(rows) > 1 else (), intervals=likely)
 
 
 def multiple(run: Run) -> TaskResult:
@@ -48,17 +49,31 @@ def multiple(run: Run) -> TaskResult:
     known = run.known()
     names = class_names(run.task, [label for each in known.values() for label in each.labels])
     encoded = run.encoded(list(known))
-    rows = []
+    rows, found = [], []
     for language, texts in names.items():
         classes, place = distinct(texts)
         truth = np.zeros((len(encoded.clips), len(classes)), bool)
         for clip, line in zip(encoded.clips, truth, strict=True):
             line[[place[label] for label in labels_of(clip.fields, run.task.label)]] = True
         vectors = class_vectors(run.model, run.task, classes, language)
-        precision = mean_average_precision(encoded.audio @ vectors.T, truth)
-        luck = 100.0 * float(truth.mean(axis=0)[truth.any(axis=0)].mean())
-        rows.append(Row(language, len(truth), {"map": 100.0 * precision}, {"map": luck}))
-    return run.result(*means(rows), rows=rows if len(rows) > 1 else ())
+        row, draws = precision_row(language, lambda one, of=vectors: encoded.audio @ of[one], truth)
+        rows.append(row)
+        found.append(draws)
+    # The first draws are of the same clips in every language.
+    few = min(map(len, found))
+    likely = {"map": ends(np.mean([draws[:few] for draws in found], axis=0))}
+    return run.result(*means(rows), rows=rows if len(rows) > 1 else (), intervals=likely)
+
+
+def precision_row(
+    name: str, scores: Callable[[int], Float[np.ndarray, " A"]], truth: Bool[np.ndarray, "A C"]
+) -> tuple[Row, Float[np.ndarray, " draws"]]:
+    """`map` of clips in percent, with chance and interval, and of what it comes to in each draw of clips;
+    the arguments are those of `mean_precision`."""
+    share, draws = mean_precision(scores, truth)
+    luck = 100.0 * float(truth.mean(axis=0)[truth.any(axis=0)].mean())
+    draws = 100.0 * draws
+    return Row(name, len(truth), {"map": 100.0 * share}, {"map": luck}, {"map": ends(draws)}), draws
 
 
 def class_names(task: Task, occurring: Sequence[str]) -> dict[str, dict[str, str]]:

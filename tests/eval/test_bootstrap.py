@@ -30,12 +30,32 @@ def test_blocks_of_draws_cover_all(monkeypatch):
     np.testing.assert_allclose(bootstrap.interval(values), whole, atol=0.1)
 
 
+def test_parts_keep_their_sizes():
+    generator = np.random.default_rng(3)
+    parts = [generator.standard_normal(40), generator.standard_normal(7), np.array([5.0])]
+    drawn = [part[generator.integers(0, len(part), (20_000, len(part)))].mean(axis=1) for part in parts]
+    expected = np.percentile(np.mean(drawn, axis=0), [2.5, 97.5])
+    np.testing.assert_allclose(bootstrap.strata_interval(parts), expected, atol=0.05)
+
+
+def test_sums_and_medians_of_the_same_rows():
+    generator = np.random.default_rng(4)
+    ranks, owners = generator.integers(1, 9, 12), generator.integers(0, 6, 12)
+    counts = bootstrap.drawn_counts(6, bootstrap.DRAWS)
+    sums = bootstrap.drawn_sums(np.bincount(owners, weights=ranks, minlength=6)[:, None])
+    medians = bootstrap.drawn_medians(ranks, owners, 6)
+    for row in range(50):
+        drawn = np.repeat(ranks, counts[owners, row])
+        assert sums[row, 0] == drawn.sum()
+        assert medians[row] == np.floor(np.median(drawn))
+
+
 def test_recall_is_as_wide_as_a_binomial():
     found = ranks(2.5)
     figures, ends = summarise(found), bootstrap.intervals(found)
-    assert set(ends) == {"r1", "r5", "r10", "map10", "mrr"}
+    assert set(ends) == {"r1", "r5", "r10", "map10", "mrr", "meanr", "medr"}
     for name, (low, high) in ends.items():
-        assert low < figures[name] < high
+        assert low <= figures[name] <= high
     share = figures["r1"] / 100
     width = 2 * 1.96 * 100 * np.sqrt(share * (1 - share) / 150)
     low, high = ends["r1"]

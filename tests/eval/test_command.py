@@ -44,6 +44,7 @@ def test_a_task_of_ones_own(model, tmp_path, audio, tar, capsys):
     printed = capsys.readouterr().out
     assert "12.5 Someone" in printed
     assert "34.5 Someone" in printed
+    assert "95 % intervals:\n\n| set " in printed
     assert "Someone's figures: a paper, Table 1." in printed
     (found,) = json.loads((tmp_path / "out" / "tasks.json").read_text(encoding="utf-8"))["tasks"]
     assert found["task"] == "words"

@@ -60,7 +60,8 @@ EMOTIONS = Task(
 def test_every_clip_is_tried_once_and_embeddings_are_kept(tiny_model, root, monkeypatch):
     first = engine.run(tiny_model, EMOTIONS, root)
     assert first.clips == 12
-    assert first.intervals["accuracy"][0] <= first.figures["accuracy"] <= first.intervals["accuracy"][1]
+    for name in ("accuracy", "class_accuracy"):
+        assert first.intervals[name][0] <= first.figures[name] <= first.intervals[name][1]
     assert tuple(first.figures) == ("accuracy", "r5", "class_accuracy")
     assert first.chance == {"accuracy": 50.0, "r5": 100.0, "class_accuracy": 50.0}
     assert first.notes == (
@@ -94,7 +95,8 @@ def test_own_splits_and_several_labels(tiny_model, root, classifier):
     result = engine.run(tiny_model, task, root)
     assert result.clips == 2
     assert result.chance == {"map": 50.0}
-    assert 0 < result.figures["map"] <= 100
+    low, high = result.intervals["map"]
+    assert 0 < low <= result.figures["map"] <= high <= 100
     assert "the corpus's own splits" in result.notes[0]
 
 
@@ -102,7 +104,7 @@ def test_candidates_of_two_parts(tiny_model, root):
     task = Task("search", "candidates", Dataset("crema_d"), folds=2, fold="speaker", candidates=3, draws=2)
     found = engine.run(tiny_model, task, root)
     assert found.clips == 6
-    for name in ("hits1", "mrr", "meanr"):
+    for name in ("hits1", "mrr", "meanr", "f1"):
         low, high = found.intervals[name]
         assert low <= found.figures[name] <= high
     assert found.chance == pytest.approx({"hits1": 1 / 3, "mrr": 11 / 18, "meanr": 2.0})

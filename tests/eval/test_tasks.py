@@ -77,6 +77,10 @@ def test_every_task_runs(name, tiny_model, root):
     result = engine.run(tiny_model, dataclasses.replace(found, seconds=2.0, **few), root)
     assert tuple(result.figures) == found.shown()
     assert all(np.isfinite(value) for value in result.figures.values())
+    # What is measured has an interval: a threshold is chosen.
+    assert set(result.intervals) == set(result.figures) - {"threshold"}
+    for row in result.rows:
+        assert set(row.intervals) == set(row.figures)
     assert result.clips > 0
     assert result.clips_per_second > 0
     languages = [row.name for row in result.rows]
