@@ -20,8 +20,8 @@ from glap_jax.config import TrainConfig
 from glap_jax.errors import GlapError
 from glap_jax.parallel.sharding import make_mesh
 from glap_jax.progress import track
-from glap_jax.train import loop
 from glap_jax.train import state as states
+from glap_jax.train.batches import next_batch, open_data
 from glap_jax.train.step import Batch, make_step
 
 KINDS = ("padded", "bucketed", "packed")
@@ -103,10 +103,10 @@ def layout(
     chosen: Any = dataclasses.replace(config.data.layout, kind=kind)
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, layout=chosen))
     rate, shapes, kept, sound = config.data.sample_rate, [], [], 0
-    data, _ = loop.open_data(config, mesh)
+    data, _ = open_data(config, mesh)
     with contextlib.closing(data):
         for _ in range(batches):
-            batch, intake = loop.next_batch(data, mesh, config.loss.positives)
+            batch, intake = next_batch(data, mesh, config.loss.positives)
             shapes.append(batch["waveform"].shape)
             sound += intake.samples
             if len(kept) < steps:

@@ -26,7 +26,7 @@ from glap_jax.pipeline.vector_cache import Kind, Stamp, folder_of
 from glap_jax.train import state as states
 from glap_jax.train.cached import fingerprint
 from glap_jax.train.initial import put_parts
-from glap_jax.train.loop import mesh_of, note_random, say
+from glap_jax.train.start import mesh_of, note_random, say
 
 Stored = Literal["float32", "float16"]
 Devices = tuple[jax.Device, ...] | None

@@ -19,8 +19,8 @@ from glap_jax.parallel.sharding import ParallelConfig, like_parameters, make_mes
 from glap_jax.pipeline import loader
 from glap_jax.text.sonar import SonarConfig
 from glap_jax.text.tokenizers import open_tokenizer
+from glap_jax.train import batches, embed_text, embedding, loop, start
 from glap_jax.train import cached as cached_towers
-from glap_jax.train import embed_text, embedding, loop
 from glap_jax.train import state as states
 from glap_jax.train.writers import read
 
@@ -146,7 +146,7 @@ def test_another_tower_and_a_learning_one_are_refused(config, changed):
     assert not Path(cached.out, "frozen").exists()
     with pytest.raises(GlapError, match=r"'text/\S+' learns; begin 'frozen' with"):
         embed_text.embed_text(changed(config, frozen=((".*", False),)), devices=one_device())
-    data, _ = loop.open_data(changed(cached, data={"templates": ("A {licence}",)}))
+    data, _ = batches.open_data(changed(cached, data={"templates": ("A {licence}",)}))
     with contextlib.closing(data), pytest.raises(GlapError, match="lacks the caption"):
         next(data)
 
@@ -154,7 +154,7 @@ def test_another_tower_and_a_learning_one_are_refused(config, changed):
 def test_design_without_text_holds_none(tiny, changed):
     """Steps neither hold the tower nor optimizer state for it; what is stored and published is whole."""
     config = changed(tiny, frozen=FROZEN, data={"text_cache": "texts"})
-    mesh = loop.mesh_of(config, one_device())
+    mesh = start.mesh_of(config, one_device())
     design, plain = (states.design(each, mesh) for each in (config, changed(tiny, frozen=FROZEN)))
 
     def below(tree) -> list[str]:

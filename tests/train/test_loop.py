@@ -16,7 +16,7 @@ from glap_jax import config as configs
 from glap_jax import folder
 from glap_jax.drawing import Masking
 from glap_jax.errors import GlapError
-from glap_jax.train import loop
+from glap_jax.train import loop, start
 from glap_jax.train.writers import read
 
 TIMES = ("clips_per_second", "audio_per_second", "data_wait")
@@ -178,7 +178,7 @@ def test_paper_form_starts_at_the_same_logits_and_publishes_the_codes_form(small
 
 def test_batch_that_devices_cannot_share_is_refused(small_run, changed):
     with pytest.raises(GlapError, match="8 devices"):
-        loop.mesh_of(changed(small_run, batch=16, accumulation=4), None)
+        start.mesh_of(changed(small_run, batch=16, accumulation=4), None)
 
 
 def test_stop_signal_is_noted_once():

@@ -13,7 +13,7 @@ from glap_jax.config import GroupConfig, LayoutConfig
 from glap_jax.drawing import Masking
 from glap_jax.errors import GlapError
 from glap_jax.parallel.sharding import make_mesh, over_batch, replicated
-from glap_jax.train import loop
+from glap_jax.train import batches
 from glap_jax.train import state as states
 from glap_jax.train.step import make_loss, step_key, value_and_gradient
 
@@ -34,8 +34,8 @@ def packed(changed, config, **values):
 
 def gradient(config, parts, mesh):
     """Loss, gradient and rows (by clip) of the first batch, computed as a step does, and that batch."""
-    data, _ = loop.open_data(config, mesh)
-    batch, _ = loop.next_batch(data, mesh, "pair")
+    data, _ = batches.open_data(config, mesh)
+    batch, _ = batches.next_batch(data, mesh, "pair")
     data.close()
     design = states.design(config, mesh)
     weights = (parts.trainable, parts.frozen)
@@ -84,7 +84,7 @@ def test_towers_that_cannot_be_packed(real, changed):
     with pytest.raises(
         GlapError, match=r"'data.crop_seconds' is longer than the 0.48 s .* set it to bucketed"
     ):
-        loop.open_data(changed(config, data={"crop_seconds": 0.5}))
+        batches.open_data(changed(config, data={"crop_seconds": 0.5}))
     audio = dataclasses.replace(real.model.audio, masking=Masking(times=1))
     with pytest.raises(GlapError, match="drawn for whole rows"):
-        loop.open_data(changed(config, model={"audio": audio}))
+        batches.open_data(changed(config, model={"audio": audio}))
