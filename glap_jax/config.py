@@ -122,10 +122,7 @@ class LossConfig:
 # The heads of some towers belong above their layers; a tower's input, positions and embeddings below.
 LAYER_RULES: tuple[tuple[str, Literal["below", "layers", "above"]], ...] = (
     (r"blocks/layers/", "layers"),
-    (
-        r"^(audio/norm|(audio|text)/(head|classifier|pooler|out|project|project_norm|blocks_norm))/",
-        "above",
-    ),
+    (r"^(audio/norm|(audio|text)/(head|classifier|pooler|out|project(_norm)?|blocks_norm))/", "above"),
     (r"^(audio|text)/", "below"),
     (".*", "above"),
 )
@@ -148,7 +145,9 @@ class OptimizerConfig:
         decay: (regex, on) rules over parameter paths.
         scale: (regex, factor) rules: learning rate of a parameter relative to the schedule.
         layer_decay: learning rate of a stacked layer over that of the layer above it; 1 treats all alike.
-        layer_rules: (regex, place) rules for it: `layers` are stacked, `below` and `above` are before and
+        learning_layers: how many of a tower's stacked layers learn, the topmost; those below rest, with what
+            is before them, and take no backward pass. None lets all learn that are not `frozen`.
+        layer_rules: (regex, place) rules for both: `layers` are stacked, `below` and `above` are before and
             after them.
         clip: largest global gradient norm; none turns clipping off.
         eight_bit: (regex, allowed) rules: which parameters' moments `adam8bit` may keep in 8 bits. Of fewer
@@ -169,6 +168,7 @@ class OptimizerConfig:
     decay: tuple[tuple[str, bool], ...] = ((r"bias$|scale$|norm|position|temperature", False), (".*", True))
     scale: tuple[tuple[str, float], ...] = ((".*", 1.0),)
     layer_decay: float = 1.0
+    learning_layers: int | None = None
     layer_rules: tuple[tuple[str, Literal["below", "layers", "above"]], ...] = LAYER_RULES
     clip: float | None = 1.0
     eight_bit: tuple[tuple[str, bool], ...] = ((r"embedding|position", False), (".*", True))

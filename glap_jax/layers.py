@@ -305,6 +305,8 @@ class Stack(nnx.Module):
         self, make_block: Callable[[nnx.Rngs], nnx.Module], layers: int, *, remat: Remat, rngs: nnx.Rngs
     ):
         self.remat: Remat = remat
+        # So many of the first layers take no backward pass, nor does what is before them.
+        self.resting = 0
         self.layers = nnx.split_rngs(splits=layers)(nnx.vmap(make_block, in_axes=(0,), out_axes=0))(rngs)
 
     def __call__(
@@ -333,7 +335,15 @@ class Stack(nnx.Module):
             x = nnx.merge(graph, parameters)(spread(x), *shared, **drawn)
             return x, watch(x)
 
-        if self.remat == "none":
-            return jax.lax.scan(step, x, (parameters, keys))
-        saving = jax.checkpoint(step, policy=REMAT_POLICIES[self.remat], prevent_cse=False)
-        return jax.lax.scan(saving, x, (parameters, keys))
+        run: Any = step
+        if self.remat != "none":
+            run = jax.checkpoint(step, policy=REMAT_POLICIES[self.remat], prevent_cse=False)
+        if not self.resting:
+            return jax.lax.scan(run, x, (parameters, keys))
+        still, moved = (
+            jax.tree.map(lambda each, part=part: each[part], (parameters, keys))
+            for part in (slice(self.resting), slice(self.resting, None))
+        )
+        x, below = jax.lax.scan(run, *jax.lax.stop_gradient((x, still)))
+        x, above = jax.lax.scan(run, jax.lax.stop_gradient(x), moved)
+        return x, jax.tree.map(lambda *parts: jnp.concatenate(parts), below, above)

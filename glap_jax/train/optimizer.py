@@ -8,11 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import nnx
 from jaxtyping import Array, ArrayLike
 
 from glap_jax import rules
 from glap_jax.config import OptimizerConfig
 from glap_jax.errors import GlapError
+from glap_jax.layers import Stack
 from glap_jax.train.adam8bit import scale_by_adam8bit
 
 
@@ -62,11 +64,29 @@ def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
     return rate
 
 
+def rest(module: nnx.Module, config: OptimizerConfig) -> None:
+    """Lets the lower layers of `module` rest, as `learning_layers` says.
+
+    Raises:
+        GlapError: it is less than 1.
+    """
+    learning = config.learning_layers
+    if learning is None:
+        return
+    if learning < 1:
+        raise GlapError(f"config: 'optimizer.learning_layers' is {learning}; 'frozen' says which towers rest")
+    for path, stack in nnx.iter_modules(module):
+        stacked = rules.match(config.layer_rules, f"{rules.path_name(path)}/layers/")
+        if isinstance(stack, Stack) and stacked == "layers":
+            stack.resting = max(0, len(jax.tree.leaves(nnx.state(stack))[0]) - learning)
+
+
 def layer_factors(config: OptimizerConfig, trainable: Any, paths: Sequence[str]) -> Any:
     """Rate of each parameter relative to the schedule, by `layer_decay` d (BEiT, arXiv:2106.08254, A).
 
     Where `layer_rules` say `layers`, the leading axis counts a tower's L stacked layers: number l, from 0,
-    has d^(L - l). `below` is what comes before them, d^(L + 1), and `above` what comes after, 1.
+    has d^(L - l). `below` is what comes before them, d^(L + 1), and `above` what comes after, 1. Of
+    `learning_layers`, what rests has 0.
 
     Args:
         config: constants and rules.
@@ -79,7 +99,8 @@ def layer_factors(config: OptimizerConfig, trainable: Any, paths: Sequence[str])
     Raises:
         GlapError: a rule that matches no parameter, or a parameter that no rule covers.
     """
-    if config.layer_decay == 1.0:
+    learning = config.learning_layers
+    if config.layer_decay == 1.0 and learning is None:
         return jax.tree.map(lambda _: 1.0, trainable)
     places = rules.apply(config.layer_rules, paths, what="optimizer.layer_rules")
     leaves = {parameter_path(path): x for path, x in jax.tree_util.tree_leaves_with_path(trainable)}
@@ -93,9 +114,12 @@ def layer_factors(config: OptimizerConfig, trainable: Any, paths: Sequence[str])
         name = parameter_path(path)
         if places[name] == "layers":
             left = np.arange(len(leaf), 0, -1, dtype=np.float32)
-            return (config.layer_decay**left).reshape(-1, *[1] * (leaf.ndim - 1))
-        above = places[name] == "above"
-        return 1.0 if above else config.layer_decay ** (layers.get(name.partition("/")[0], 0) + 1)
+            factors = np.where(left <= (learning or len(leaf)), config.layer_decay**left, np.float32(0))
+            return factors.reshape(-1, *[1] * (leaf.ndim - 1))
+        count = layers.get(name.partition("/")[0], 0)
+        if places[name] == "above":
+            return 1.0
+        return 0.0 if learning is not None and learning < count else config.layer_decay ** (count + 1)
 
     return jax.tree_util.tree_map_with_path(factor, trainable)
 

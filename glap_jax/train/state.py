@@ -167,7 +167,9 @@ def _named(tree: Any) -> dict[str, Any]:
 def fresh(config: TrainConfig) -> DualEncoder:
     """A run's model with random parameters."""
     rngs = nnx.Rngs(config.seed)
-    return DualEncoder(config.model, dtype=compute_dtype(config.dtype), remat=config.remat, rngs=rngs)
+    module = DualEncoder(config.model, dtype=compute_dtype(config.dtype), remat=config.remat, rngs=rngs)
+    optimizers.rest(module, config.optimizer)
+    return module
 
 
 def build(config: TrainConfig, design: Design) -> DualEncoder:

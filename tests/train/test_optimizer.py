@@ -123,6 +123,40 @@ def test_layers_learn_the_more_slowly_the_lower_they_are(parts):
     assert factors["audio/blocks/layers/mlp/up/bias"].ravel().tolist() == [0.25, 0.5]
 
 
+def test_lower_layers_rest(parts):
+    """They and what is before them stay as they are; the layers above have the gradient that they had."""
+    config = dataclasses.replace(FLAT, learning_layers=1, layer_decay=0.5, weight_decay=0.1)
+    ones = jax.tree.map(jnp.ones_like, parts.trainable)
+    updates, free = first_update(parts, config, ones), dataclasses.replace(config, learning_layers=None)
+    for path, expected in first_update(parts, free, ones).items():
+        if "/layers/" in path:
+            expected = expected * np.array([0, 1]).reshape(-1, *[1] * (expected.ndim - 1))
+        elif path.startswith(("audio/", "text/")) and not path.startswith("audio/norm/"):
+            expected = 0 * expected
+        np.testing.assert_array_equal(updates[path], expected, err_msg=path)
+
+    module = nnx.merge(parts.graph, parts.trainable, parts.frozen)
+    clip = jax.random.normal(jax.random.key(0), (2, 8000))
+
+    def energy(module) -> jax.Array:
+        return jnp.square(module.audio(clip, None).tokens).sum()
+
+    whole, whole_gradient = nnx.value_and_grad(energy)(module)
+    optimizers.rest(module, config)
+    value, gradient = nnx.value_and_grad(energy)(module)
+    assert float(value) == pytest.approx(float(whole), rel=1e-6)
+    whole_gradient, gradient = by_path(whole_gradient), by_path(gradient)
+    for path in ("audio/patch/kernel", "audio/time_position"):
+        assert whole_gradient[path].any()
+        assert not gradient[path].any()
+    path = "audio/blocks/layers/attention/qkv/kernel"
+    assert not gradient[path][0].any()
+    np.testing.assert_allclose(gradient[path][1], whole_gradient[path][1], rtol=1e-4, atol=1e-5)
+
+    with pytest.raises(GlapError, match="learning_layers' is 0; 'frozen' says which towers rest"):
+        optimizers.rest(module, dataclasses.replace(config, learning_layers=0))
+
+
 def test_rule_that_matches_nothing_is_refused(parts):
     config = OptimizerConfig(warmup_steps=0, scale=(("^txet/", 0.25), (".*", 1.0)))
     with pytest.raises(GlapError, match=r"optimizer.scale.*txet"):
