@@ -18,7 +18,7 @@ from glap_jax import quickstart
 from glap_jax.bench import table
 from glap_jax.config import TrainConfig
 from glap_jax.errors import GlapError
-from glap_jax.pipeline import loader
+from glap_jax.pipeline import handover, loader
 from glap_jax.pipeline.record import Record
 from glap_jax.pipeline.shards import find_shards
 from glap_jax.pipeline.sources import ShardSource
@@ -124,6 +124,6 @@ def loading(config: TrainConfig, workers: int, batches: int) -> Row:
         began = time.perf_counter()
         samples = sum(int(next(iterator)["lengths"].sum()) for _ in range(batches))
         seconds = time.perf_counter() - began
-    threads = min(os.cpu_count() or 1, loader.MOST_THREADS)
+    threads = min(os.cpu_count() or 1, handover.MOST_THREADS)
     what = f"{workers} process{'es' * (workers > 1)}" if workers else f"{threads} threads"
     return Row(f"pipeline, {what}", batches * config.batch / seconds, samples / data.sample_rate / seconds)

@@ -1,15 +1,14 @@
 """Vectors of a frozen audio tower on disk: one for each clip; see `vector_cache`."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Bool, Float32
 
 from glap_jax.pipeline import files
-from glap_jax.pipeline.bad import BadClip
 from glap_jax.pipeline.config import DataConfig
 from glap_jax.pipeline.vector_cache import FORMAT, Key, Kind, Stamp, VectorCache, key_of
 
@@ -47,16 +46,17 @@ class AudioCache(VectorCache):
         super().__init__(KIND, folder, wanted)
         self._parts: dict[str, int] = {}
 
-    def of(self, shard: str, key: str) -> Float32[np.ndarray, " D"] | None:
-        """The vector of a clip; None where its shard, as it is now, was not embedded.
+    def take(
+        self, clips: Sequence[tuple[str, str]]
+    ) -> tuple[Float32[np.ndarray, "B D"], Bool[np.ndarray, " B"]]:
+        """The vectors of clips, named by shard and key, and which are there; other rows say nothing."""
+        return self.find([clip_key(self._part(shard), key) for shard, key in clips])
 
-        Raises:
-            BadClip: the shard was embedded, and the clip left out.
-        """
+    def embedded(self, shard: str) -> bool:
+        """Whether a shard, as it is now, was embedded: then clips of it that are not there were bad."""
+        return self.has(self._part(shard))
+
+    def _part(self, shard: str) -> int:
         if shard not in self._parts:
             self._parts[shard] = part_number(shard)
-        part = self._parts[shard]
-        found = self.find(clip_key(part, key))
-        if found is None and self.has(part):
-            raise BadClip("not_embedded", f"it was bad when '{self.folder}' was made")
-        return found
+        return self._parts[shard]

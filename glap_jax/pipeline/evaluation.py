@@ -9,7 +9,7 @@ import grain
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from glap_jax.pipeline import loader, packing
+from glap_jax.pipeline import handover, loader, packing
 from glap_jax.pipeline.bad import Ledger
 from glap_jax.pipeline.captions import Caption, check_language
 from glap_jax.pipeline.config import DataConfig, GroupConfig
@@ -82,8 +82,9 @@ def evaluation(
         records = grain.MapDataset.source(rows).map(source.__getitem__)
     stream = records.map(EvaluationExample(config, 0))
     ledger = Ledger(config.bad_share, f"test group '{group.name}'")
-    elements = loader.read(stream, config.workers if len(stream) >= WORTH_PROCESSES else 0, ahead=2 * batch)
     longest = round(config.eval_seconds * config.sample_rate)
+    workers = config.workers if len(stream) >= WORTH_PROCESSES else 0
+    elements = handover.read(stream, workers, ahead=2 * batch, samples=longest)
     waiting: list[Example] = []
     try:
         for example in elements:

@@ -7,22 +7,37 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from glap_jax.pipeline.audio_cache import AudioCache
 from glap_jax.pipeline.augment import Augmented, Augmenter
 from glap_jax.pipeline.bad import BadClip
 from glap_jax.pipeline.captions import DEFAULT_LANGUAGE, LANGUAGE_FIELD, Captions, draw, read_fixed
 from glap_jax.pipeline.config import DataConfig
 from glap_jax.pipeline.record import Record
 from glap_jax.pipeline.sound import sound
-from glap_jax.pipeline.text_cache import TextCache
 
 # A flat dict, as Grain expects. All have the same fields: `key`, `shard`; `clip`, `caption`, `group` (ints);
 # `reason` and `detail` (empty unless bad), `refused` (recordings that could not be mixed in), `cut` (the
-# caption was cut), `waveform` (float32; none when bad), `ids` (int32; filled in training), `pooled` and
-# `heard` (float32; filled in training with a text or an audio cache), `uncached` (what one of these lacks),
-# `captions` (filled in evaluation); good ones of an evaluation also `fields`, the json.
+# caption was cut), `waveform` (float32; none when bad), `ids` (int32) and `text`, the caption's (filled in
+# training), `pooled` and `heard` (float32; filled by `vectors` with a text or an audio cache), `uncached`
+# (what one of these lacks), `captions`, `language` and `fields`, the json (filled in evaluation).
 Example = dict[str, Any]
 NOTHING = np.zeros(0, np.float32)
+# What an example has in place of what was not made.
+_VOID: Example = {
+    "caption": 0,
+    "reason": "",
+    "detail": "",
+    "refused": (),
+    "cut": False,
+    "waveform": NOTHING,
+    "ids": np.zeros(0, np.int32),
+    "text": "",
+    "pooled": NOTHING,
+    "heard": NOTHING,
+    "uncached": "",
+    "captions": Captions((), ()),
+    "language": "",
+    "fields": {},
+}
 
 
 @runtime_checkable
@@ -49,8 +64,6 @@ class TrainingExample:
     group: int
     tokenizer: Tokenizer
     augment: Augmenter
-    cache: TextCache | None = None
-    sounds: AudioCache | None = None
 
     def __call__(self, record: Record, rng: np.random.Generator) -> Example:
         """The example, or what is wrong with the clip under `reason` and `detail`."""
@@ -60,28 +73,20 @@ class TrainingExample:
         config = self.config
         position = rng.random()
         caption = draw(record.metadata, rng, config=config, place=record.caption)
-        heard, uncached = None, ""
-        if self.sounds is None:
+        changed = Augmented(NOTHING, caption, ())
+        if config.audio_cache is None:
             waveform = sound(record, config, seconds=config.crop_seconds, position=float(position))
             name = config.train[self.group].name
             changed = self.augment(waveform, caption, rng, metadata=record.metadata, group=name)
-        else:
-            heard = self.sounds.of(record.shard, record.key)
-            changed = Augmented(NOTHING, caption, ())
-            uncached = "clip" if heard is None else ""
         caption = changed.caption
         ids = self.tokenizer.encode(caption.text, language=caption.language)
-        row = np.asarray(self.tokenizer.cut(ids, config.max_tokens), np.int32)
-        pooled = None if self.cache is None else self.cache[row]
         return {
             "waveform": changed.waveform,
             "refused": changed.refused,
             "caption": identity(caption.language, caption.text),
-            "ids": row,
+            "ids": np.asarray(self.tokenizer.cut(ids, config.max_tokens), np.int32),
+            "text": caption.text,
             "cut": len(ids) > config.max_tokens,
-            "pooled": NOTHING if pooled is None else pooled,
-            "heard": NOTHING if heard is None else heard,
-            "uncached": f"caption '{caption.text:.80}'" if self.cache and pooled is None else uncached,
         }
 
 
@@ -122,26 +127,20 @@ def _example(record: Record, group: int, make: Callable[[], Example]) -> Example
         "shard": record.shard,
         # Many corpora number their keys anew in each shard, whose folder may differ between machines.
         "clip": identity(record.shard.rpartition("/")[2], record.key),
-        "caption": 0,
         "group": group,
-        "reason": "",
-        "detail": "",
-        "refused": (),
-        "cut": False,
-        "waveform": NOTHING,
-        "ids": np.zeros(0, np.int32),
-        "pooled": NOTHING,
-        "heard": NOTHING,
-        "uncached": "",
-        "captions": Captions((), ()),
-        "language": "",
+        **_VOID,
     }
     try:
         if record.problem is not None:
             raise record.problem
         return example | make()
     except BadClip as bad:
-        return example | {"reason": bad.reason, "detail": bad.detail}
+        return void(example, bad.reason, bad.detail)
+
+
+def void(example: Example, reason: str, detail: str) -> Example:
+    """The example of a clip that cannot be used."""
+    return example | _VOID | {"reason": reason, "detail": detail}
 
 
 def identity(*names: str) -> int:

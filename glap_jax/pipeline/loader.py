@@ -9,59 +9,24 @@ training iterator's state is the number of its batches and its counts.
 
 import dataclasses
 import hashlib
-import os
 import weakref
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import grain
 import numpy as np
-from absl import flags
 from jaxtyping import Bool
 
 from glap_jax.errors import GlapError
 from glap_jax.parallel import processes
-from glap_jax.pipeline import audio_cache, mixing, packing, text_cache
-from glap_jax.pipeline.audio_cache import AudioCache
+from glap_jax.pipeline import audio_cache, handover, mixing, packing, text_cache
 from glap_jax.pipeline.augment import Augmenter
 from glap_jax.pipeline.bad import Ledger
 from glap_jax.pipeline.captions import check_language
 from glap_jax.pipeline.config import DataConfig
 from glap_jax.pipeline.examples import Example, Tokenizer, TrainingExample
-from glap_jax.pipeline.text_cache import TextCache, settings
-from glap_jax.pipeline.vector_cache import folder_of
+from glap_jax.pipeline.vectors import Vectors
 from glap_jax.text import tokenizers
-
-# Examples that wait decoded: for each process and, without processes, for all threads.
-WORKER_BUFFER = 8
-MOST_THREADS = 16
-MOST_WAITING = 128
-# Waveforms cross processes in shared memory, the rest through a pipe.
-LEAST_SHARED_BYTES = 4096
-
-T = TypeVar("T")
-
-
-def open_text_cache(config: DataConfig) -> TextCache | None:
-    """The vectors of texts that the configuration names, if it does.
-
-    Raises:
-        GlapError: none are there, or they are those of another tokenizer, language or length of rows.
-    """
-    if config.text_cache is None:
-        return None
-    return TextCache(folder_of(config, config.text_cache), settings(config))
-
-
-def open_audio_cache(config: DataConfig) -> AudioCache | None:
-    """The vectors of clips that the configuration names, if it does.
-
-    Raises:
-        GlapError: none are there, or they are of other parts of the clips.
-    """
-    if config.audio_cache is None:
-        return None
-    return AudioCache(folder_of(config, config.audio_cache), audio_cache.settings(config))
 
 
 def examples(config: DataConfig, *, seed: int, tokenizer: Tokenizer) -> mixing.Mixture:
@@ -73,15 +38,14 @@ def examples(config: DataConfig, *, seed: int, tokenizer: Tokenizer) -> mixing.M
 
     Raises:
         GlapError: no groups, weights, language or background groups that make no sense, shards that cannot be
-            read, a text cache of something else.
+            read.
     """
     if not config.train:
         raise GlapError("config: 'data.train' names no groups; give at least one GroupConfig")
     check_language(config)
-    augment, cache, sounds = Augmenter.open(config), open_text_cache(config), open_audio_cache(config)
-    parts = []
+    augment, parts = Augmenter.open(config), []
     for number, group in enumerate(config.train):
-        make = TrainingExample(config, number, tokenizer, augment, cache, sounds)
+        make = TrainingExample(config, number, tokenizer, augment)
         found = [
             _mixed(name, weight, [_part(each, group.name, make, seed) for each in slices])
             for name, weight, slices in mixing.corpora(group, config)
@@ -125,11 +89,12 @@ def training(
         arrange: lays out what is heard, as `config.layout` says; by default for one device, and not packed.
 
     Raises:
-        GlapError: as `examples`.
+        GlapError: as `examples`, and a cache that is none, or of something else.
     """
     rows = range(batch) if rows is None else rows
+    vectors = Vectors.open(config)
     stream = OwnRows(examples(config, seed=seed, tokenizer=tokenizer), batch, [int(row) for row in rows])
-    return TrainingIterator(stream, config, rows=len(rows), arrange=arrange)
+    return TrainingIterator(stream, config, vectors, rows=len(rows), arrange=arrange)
 
 
 class OwnRows(grain.MapDataset[Example]):
@@ -173,19 +138,24 @@ class TrainingIterator(grain.DatasetIterator[dict[str, np.ndarray]]):
     """
 
     def __init__(
-        self, stream: OwnRows, config: DataConfig, *, rows: int, arrange: packing.Arrange | None = None
+        self,
+        stream: OwnRows,
+        config: DataConfig,
+        vectors: Vectors,
+        *,
+        rows: int,
+        arrange: packing.Arrange | None = None,
     ):
         super().__init__()
         self._stream = stream
         self._config = config
         self._rows = rows
         self._arrange = packing.arrangement(config) if arrange is None else arrange
-        caches = open_text_cache(config), open_audio_cache(config)
-        self._width, self._heard_width = (None if cache is None else cache.stamp["width"] for cache in caches)
+        self._vectors = vectors
         self._batches = 0
         # The decoders, none before the first batch. A run that ends with an error does not call `close`, so
         # they also end with the interpreter, before its modules are taken apart.
-        self._running: list[grain.DatasetIterator[Example]] = []
+        self._running: list[handover.Examples] = []
         self._finish = weakref.finalize(self, _stop, self._running)
         self.ledger = Ledger(config.bad_share, "the training data")
         self.keys: list[str] = []
@@ -194,7 +164,10 @@ class TrainingIterator(grain.DatasetIterator[dict[str, np.ndarray]]):
         self._assert_not_closed()
         if not self._running:
             rest = self._stream[self._batches * self._rows :]
-            self._running.append(read(rest, self._config.workers, ahead=2 * self._rows))
+            longest = round(self._config.crop_seconds * self._config.sample_rate)
+            samples = longest if self._vectors.audio is None else 0
+            options = {"ahead": 2 * self._rows, "samples": samples, "finish": self._vectors}
+            self._running.append(handover.read(rest, self._config.workers, **options))
         found = [next(self._running[0]) for _ in range(self._rows)]
         good = [is_good(example, self.ledger) for example in found]
         self._refuse_uncached(found)
@@ -214,15 +187,15 @@ class TrainingIterator(grain.DatasetIterator[dict[str, np.ndarray]]):
 
     def _sounds(self, found: list[Example]) -> dict[str, np.ndarray]:
         """Waveforms and their lengths, or what an audio cache has in their place."""
-        if self._heard_width is None:
+        if self._vectors.audio is None:
             return self._arrange(found)
-        pooled = _vectors(found, "heard", self._heard_width)
+        pooled = _stacked(found, "heard", self._vectors.audio.stamp["width"])
         return {"audio_pooled": pooled, "lengths": np.zeros(len(found), np.int32)}
 
     def _texts(self, found: list[Example]) -> dict[str, np.ndarray]:
         """Token rows and their mask, or what a text cache has in their place."""
-        if self._width is not None:
-            return {"text_pooled": _vectors(found, "pooled", self._width)}
+        if self._vectors.text is not None:
+            return {"text_pooled": _stacked(found, "pooled", self._vectors.text.stamp["width"])}
         # A tower needs something to look at, and the batch norms of some a row like any other.
         rows = [example["ids"].tolist() or [tokenizers.PAD] for example in found]
         ids, mask = tokenizers.pad(rows, self._config.max_tokens)
@@ -258,25 +231,7 @@ class TrainingIterator(grain.DatasetIterator[dict[str, np.ndarray]]):
         super().close()
 
 
-def read(stream: grain.MapDataset[T], workers: int, *, ahead: int) -> grain.DatasetIterator[T]:
-    """Runs the stream in `workers` processes, or in threads of this one."""
-    if workers:
-        if not flags.FLAGS.is_parsed():
-            # Grain reads absl flags on the way to its processes, which fails in a program that has none.
-            flags.FLAGS.mark_as_parsed()
-        # One thread a process: more would only share that process's interpreter.
-        threads = grain.ReadOptions(num_threads=1, prefetch_buffer_size=WORKER_BUFFER)
-        processes = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=WORKER_BUFFER)
-        options = grain.experimental.DatasetOptions(min_shm_size=LEAST_SHARED_BYTES)
-        elements = grain.experimental.WithOptionsIterDataset(stream.to_iter_dataset(threads), options)
-        return iter(elements.mp_prefetch(processes))
-    threads = grain.ReadOptions(
-        num_threads=min(os.cpu_count() or 1, MOST_THREADS), prefetch_buffer_size=min(ahead, MOST_WAITING)
-    )
-    return iter(stream.to_iter_dataset(threads))
-
-
-def _stop(running: list[grain.DatasetIterator[Example]]) -> None:
+def _stop(running: list[handover.Examples]) -> None:
     """Closes and forgets decoders."""
     while running:
         running.pop().close()
@@ -293,7 +248,7 @@ def is_good(example: Example, ledger: Ledger) -> bool:
     return True
 
 
-def _vectors(found: list[Example], field: str, width: int) -> np.ndarray:
+def _stacked(found: list[Example], field: str, width: int) -> np.ndarray:
     """Rows (B, D) of a field that a cache filled; ones where the clip was bad."""
     void = np.ones(width, np.float32)
     return np.stack([example[field] if example[field].size else void for example in found])

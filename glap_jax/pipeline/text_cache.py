@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Int
+from jaxtyping import Bool, Float32, Int
 
 from glap_jax.errors import GlapError
 from glap_jax.pipeline.config import DataConfig
@@ -44,6 +44,8 @@ class TextCache(VectorCache):
     def __init__(self, folder: str | Path, wanted: Mapping[str, Any]):
         super().__init__(KIND, folder, wanted)
 
-    def __getitem__(self, ids: Sequence[int] | Int[np.ndarray, " N"]) -> Float32[np.ndarray, " D"] | None:
-        """The vector of a row of token ids; None where it is not there."""
-        return self.find(hash_of(ids))
+    def take(
+        self, rows: Sequence[Sequence[int] | Int[np.ndarray, " _"]]
+    ) -> tuple[Float32[np.ndarray, "B D"], Bool[np.ndarray, " B"]]:
+        """The vectors of rows of token ids, and which are there; other rows say nothing."""
+        return self.find([hash_of(ids) for ids in rows])

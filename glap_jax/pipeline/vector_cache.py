@@ -8,18 +8,17 @@ All arrays are read by memory mapping; those in a store are copied into the cach
 `glap_jax.offline.vectors` writes them.
 """
 
-import bisect
 import dataclasses
 import functools
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Bool, Float32, UInt64
 
 from glap_jax.errors import GlapError
 from glap_jax.pipeline import files, local_copy
@@ -100,18 +99,32 @@ class VectorCache:
         """Whether a part is there."""
         return files.exists(part_path(self.folder, part, "keys"))
 
-    def find(self, key: Key) -> Float32[np.ndarray, " D"] | None:
-        """The vector of `key`; None where it is not there."""
-        high, low = key
-        index: np.ndarray = self._mapped(os.path.join(self.folder, "index.npy"))
-        place = bisect.bisect_left(index["high"], high)
-        while place < len(index) and int(index["high"][place]) == high:
-            entry = index[place]
-            if int(entry["low"]) == low:
-                rows = self._mapped(part_path(self.folder, int(entry["part"]), "rows"))
-                return rows[entry["row"]].astype(np.float32)
-            place += 1
-        return None
+    def find(self, keys: Sequence[Key]) -> tuple[Float32[np.ndarray, "B D"], Bool[np.ndarray, " B"]]:
+        """The vectors of keys, read at once, and which are there; other rows say nothing."""
+        vectors = np.empty((len(keys), self.stamp["width"]), np.float32)
+        entries, there = self._entries(np.asarray(keys, np.uint64).reshape(-1, 2))
+        parts, rows = entries["part"].tolist(), entries["row"].tolist()
+        for number in np.flatnonzero(there).tolist():
+            part = self._mapped(part_path(self.folder, parts[number], "rows"))
+            vectors[number] = part[rows[number]]
+        return vectors, there
+
+    def _entries(self, keys: UInt64[np.ndarray, "B 2"]) -> tuple[np.ndarray, Bool[np.ndarray, " B"]]:
+        """Entries of the index, and whether they are those of the keys: a search by halves for all at once,
+        which reads little of an index that may be larger than memory."""
+        index = self._mapped(os.path.join(self.folder, "index.npy"))
+        if not len(index):
+            return np.zeros(len(keys), ENTRY), np.zeros(len(keys), bool)
+        high, low = keys.T
+        first, behind = np.zeros(len(keys), np.int64), np.full(len(keys), len(index) - 1)
+        while (searched := first < behind).any():
+            middle = (first + behind) // 2
+            entry = index[middle]
+            before = (entry["high"] < high) | ((entry["high"] == high) & (entry["low"] < low))
+            before &= searched
+            first, behind = np.where(before, middle + 1, first), np.where(before, behind, middle)
+        entry = index[first]
+        return entry, (entry["high"] == high) & (entry["low"] == low)
 
     def _mapped(self, path: str) -> np.ndarray:
         return _mapped(path, self._written, self.kind)
@@ -152,7 +165,8 @@ def _mapped(path: str, written: int, kind: Kind) -> np.ndarray:
     del written
     try:
         local = local_copy.of(files.stamp(path)).path if files.is_url(path) else path
-        return np.load(local, mmap_mode="r", allow_pickle=False)
+        # A plain view: slices of NumPy's own class for such files cost more than what they hold.
+        return np.load(local, mmap_mode="r", allow_pickle=False).view(np.ndarray)
     except (OSError, ValueError) as error:
         raise GlapError(
             f"{kind.name}: '{path}' cannot be read ({error}); remove it, {kind.command} makes it anew"

@@ -10,7 +10,7 @@ from jaxtyping import Float32
 
 from glap_jax.config import DataConfig, TrainConfig
 from glap_jax.offline import work
-from glap_jax.pipeline import audio_cache, loader, packing
+from glap_jax.pipeline import audio_cache, handover, loader, packing
 from glap_jax.pipeline.bad import Ledger
 from glap_jax.pipeline.examples import Example, SoundExample
 from glap_jax.pipeline.sources import ShardSource
@@ -74,7 +74,9 @@ def part_number(path: str, data: DataConfig) -> int:
 
 def heard(source: ShardSource, data: DataConfig) -> Iterator[Example]:
     """The clips of a shard, decoded."""
-    elements = loader.read(grain.MapDataset.source(source).map(SoundExample(data)), data.workers, ahead=64)
+    stream = grain.MapDataset.source(source).map(SoundExample(data))
+    samples = round(data.eval_seconds * data.sample_rate)
+    elements = handover.read(stream, data.workers, ahead=64, samples=samples)
     try:
         yield from elements
     finally:

@@ -16,8 +16,8 @@ from glap_jax.layers import compute_dtype
 from glap_jax.model import DualEncoder
 from glap_jax.parallel import processes
 from glap_jax.parallel.sharding import gathered, make_mesh, replicated
-from glap_jax.pipeline import loader
 from glap_jax.pipeline.loader import TrainingIterator
+from glap_jax.pipeline.vectors import open_audio_cache, open_text_cache
 from glap_jax.text.tokenizers import Tokenizer
 from glap_jax.train import cached
 from glap_jax.train import state as states
@@ -125,7 +125,7 @@ def held(config: TrainConfig, design: Design, stored: Weights, mesh: Mesh) -> We
     Raises:
         GlapError: a cache is that of another tower.
     """
-    caches = {"text": loader.open_text_cache(config.data), "audio": loader.open_audio_cache(config.data)}
+    caches = {"text": open_text_cache(config.data), "audio": open_audio_cache(config.data)}
     for tower, cache in caches.items():
         if cache is not None:
             made = cached.fingerprint(stored, getattr(config.model, tower), mesh, tower)

@@ -12,6 +12,7 @@ from glap_jax.pipeline import loader
 from glap_jax.pipeline.audio_cache import KIND, clip_key, part_number, settings
 from glap_jax.pipeline.shards import find_shards
 from glap_jax.pipeline.sources import ShardSource
+from glap_jax.pipeline.vectors import open_audio_cache
 
 WIDTH = 3
 
@@ -93,7 +94,7 @@ def test_shards_that_are_new_or_have_changed_are_missed(cached, tokenizer, tmp_p
 def test_what_does_not_go_with_it_is_refused(cached, tokenizer):
     fill(cached)
     with pytest.raises(GlapError, match=r"another 'data\.eval_seconds' \(1\.0, here 0\.5\); name"):
-        loader.open_audio_cache(dataclasses.replace(cached, eval_seconds=0.5))
+        open_audio_cache(dataclasses.replace(cached, eval_seconds=0.5))
     with pytest.raises(GlapError, match=r"'data\.augment' changes clips anew each time"):
         dataclasses.replace(cached, augment=AugmentConfig(speed=0.1))
     with pytest.raises(GlapError, match=r"'data\.crop_seconds' is 0\.5 .* make them the same"):

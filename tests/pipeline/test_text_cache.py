@@ -15,6 +15,7 @@ from glap_jax.pipeline.sources import ShardSource
 from glap_jax.pipeline.text_cache import KIND, TextCache, hash_of, settings
 from glap_jax.pipeline.texts import part_number, texts_of
 from glap_jax.pipeline.vector_cache import folder_of
+from glap_jax.pipeline.vectors import open_text_cache
 
 WIDTH = 3
 
@@ -67,8 +68,9 @@ def test_vectors_in_a_store_are_read_as_those_on_a_disk(cached, tokenizer):
     fill(there, tokenizer)
     fill(cached, tokenizer)
     row = tokenizer.encode("tone b03", language="eng_Latn")
-    found, expected = (loader.open_text_cache(config)[row] for config in (there, cached))
-    np.testing.assert_array_equal(found, expected)
+    (found, there), expected = (open_text_cache(config).take([row]) for config in (there, cached))
+    assert there.all()
+    np.testing.assert_array_equal(found, expected[0])
 
 
 def test_bad_clip_leaves_a_row_that_is_masked(cached, tokenizer, tmp_path, tar):
@@ -109,9 +111,9 @@ def test_texts_are_all_that_may_be_drawn_each_once(tar, tmp_path, config, tokeni
 
 def test_half_a_cache_is_none_and_grows(cached, tokenizer):
     with pytest.raises(GlapError, match=r"is none, or not complete; `glap-jax data embed-text CONFIG`"):
-        loader.open_text_cache(cached)
+        open_text_cache(cached)
     writer = fill(cached, tokenizer, groups=cached.train[:1])
-    few = loader.open_text_cache(cached)
+    few = open_text_cache(cached)
     stream = loader.training(cached, batch=4, seed=3, tokenizer=tokenizer)
     with pytest.raises(GlapError, match=r"lacks the caption 'tone [bc]\d\d' of .*:[bc]\d\d; `glap-jax data"):
         next(stream)
@@ -120,10 +122,13 @@ def test_half_a_cache_is_none_and_grows(cached, tokenizer):
     assert fill(cached, tokenizer).finish() == 25
     # Of each of two shards vectors, hashes and an account.
     assert len(done) == 6
-    many = loader.open_text_cache(cached)
-    row = tokenizer.encode("tone c01", language="eng_Latn")
-    assert few[row] is None
-    np.testing.assert_array_equal(many[row], vectors([row])[0])
+    many = open_text_cache(cached)
+    rows = [tokenizer.encode(f"tone {key}", language="eng_Latn") for key in ("c01", "b9", "a00", "c11")]
+    assert few.take(rows)[1].tolist() == [False, False, True, False]
+    found, there = many.take(rows)
+    assert there.tolist() == [True, False, True, True]
+    np.testing.assert_array_equal(found[there], vectors(rows)[there])
+    assert many.take([])[0].shape == (0, WIDTH)
     assert not list(Path(writer.folder).rglob("*partial*"))
 
 
@@ -148,7 +153,7 @@ def test_vectors_of_something_else_are_refused(cached, tokenizer, tmp_path, chan
     fill(cached, tokenizer)
     (tmp_path / "other.model").write_text("other pieces")
     with pytest.raises(GlapError, match=f"was made with another {named}") as caught:
-        loader.open_text_cache(dataclasses.replace(cached, **change))
+        open_text_cache(dataclasses.replace(cached, **change))
     assert "\n" not in str(caught.value)
     with pytest.raises(GlapError, match="was made with another text tower"):
         TextCache(tmp_path / "vectors", {"tower": "u"})
@@ -159,9 +164,9 @@ def test_vectors_of_something_else_are_refused(cached, tokenizer, tmp_path, chan
 def test_smaller_numbers_and_what_they_cannot_hold(cached, tokenizer):
     writer = fill(cached, tokenizer, stored="float16")
     row = tokenizer.encode("tone a00", language="eng_Latn")
-    found = loader.open_text_cache(cached)[row]
+    found, _ = open_text_cache(cached).take([row])
     assert found.dtype == np.float32
-    np.testing.assert_allclose(found, vectors([row])[0], rtol=2**-11)
+    np.testing.assert_allclose(found, vectors([row]), rtol=2**-11)
     with pytest.raises(GlapError, match=r"float16 cannot hold .*; store float32"):
         writer.write(1, np.zeros((1, 2), np.uint64), np.full((1, WIDTH), 1e6, np.float32), shard="x")
 
@@ -170,15 +175,14 @@ def test_damage_is_one_line(cached, tokenizer, tmp_path):
     writer = fill(cached, tokenizer)
     (rows, *_) = Path(writer.folder, "parts").glob("*.rows.npy")
     rows.write_bytes(b"nothing")
-    cache = loader.open_text_cache(cached)
+    cache = open_text_cache(cached)
+    keys = ("a00", "a04", "b00", "b02", "c00", "c06")
+    every = [tokenizer.encode(f"tone {key}", language="eng_Latn") for key in keys]
     with pytest.raises(GlapError, match=r"cannot be read .* makes it anew"):
-        [
-            cache[tokenizer.encode(f"tone {key}", language="eng_Latn")]
-            for key in ("a00", "a04", "b00", "b02", "c00", "c06")
-        ]
+        cache.take(every)
     Path(writer.folder, "stamp.json").write_text("{")
     with pytest.raises(GlapError, match="no readable stamp"):
-        loader.open_text_cache(cached)
+        open_text_cache(cached)
 
 
 def test_joined_captions_cannot_be_cached(cached):

@@ -16,7 +16,7 @@ from glap_jax import folder
 from glap_jax.errors import GlapError
 from glap_jax.offline.vectors import VectorCacheWriter
 from glap_jax.parallel.sharding import ParallelConfig, like_parameters, make_mesh, place
-from glap_jax.pipeline import loader
+from glap_jax.pipeline.vectors import open_text_cache
 from glap_jax.text.sonar import SonarConfig
 from glap_jax.text.tokenizers import open_tokenizer
 from glap_jax.train import batches, embed_text, embedding, loop, start
@@ -86,7 +86,8 @@ def test_losses_and_models_are_those_of_the_frozen_tower(config, changed, tmp_pa
 
 def test_killed_embedding_goes_on(config, changed, monkeypatch):
     """Each shard is done once, whatever happens in between."""
-    tower = lambda ids, mask: ids[:, :2].astype(np.float32)  # noqa: E731
+    width = config.model.text.width
+    tower = lambda ids, mask: ids[:, [1] * width].astype(np.float32)  # noqa: E731
     monkeypatch.setattr(embedding, "open_tower", lambda *_: (tower, "a tower"))
     written = []
     write = VectorCacheWriter.write
@@ -108,14 +109,14 @@ def test_killed_embedding_goes_on(config, changed, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         embed_text.embed_text(config, devices=one_device())
     with pytest.raises(GlapError, match="not complete"):
-        loader.open_text_cache(named.data)
+        open_text_cache(named.data)
     killed = False
     folders = {embed_text.embed_text(each, devices=one_device()) for each in (config, named)}
     assert len(folders) == 1
     assert len(set(written)) == len(written) == 2
     tokenizer = open_tokenizer(Path(config.data.root) / "spm.model", config.model.text)
     row = tokenizer.encode("bubbles rising in water", language="eng_Latn")
-    np.testing.assert_array_equal(loader.open_text_cache(named.data)[row], row[:2])
+    np.testing.assert_array_equal(open_text_cache(named.data).take([row])[0], [[row[1]] * width])
 
 
 def test_fingerprint_is_the_towers_wherever_it_lies(parts):
