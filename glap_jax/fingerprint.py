@@ -25,6 +25,12 @@ def of_module(module: nnx.Module, config: Any) -> str:
     return of_arrays({path_name(path): x[...] for path, x in flat}, config)
 
 
+def dtypes(module: nnx.Module) -> tuple[str, ...]:
+    """The types that a module's parts compute in, which its parameters do not tell."""
+    found = (getattr(part, "dtype", None) for _, part in nnx.iter_modules(module))
+    return tuple(sorted({jnp.dtype(each).name for each in found if each is not None}))
+
+
 def of_arrays(arrays: Mapping[str, Array], config: Any, out: Sharding | None = None) -> str:
     """32 hexadecimal digits that change with any bit of the arrays, whatever devices hold them.
 

@@ -47,6 +47,13 @@ def _encode_audio(
 
 
 @functools.partial(jax.jit, static_argnums=0)
+def _pool_audio(
+    graph: Any, state: Any, waveform: Float[Array, "B T"], lengths: Int[Array, " B"]
+) -> Float[Array, "B D"]:
+    return nnx.merge(graph, state).audio(waveform, lengths).pooled.astype(jnp.float32)
+
+
+@functools.partial(jax.jit, static_argnums=0)
 def _encode_text(
     graph: Any, state: Any, ids: Int[Array, "B N"], mask: Bool[Array, "B N"]
 ) -> Float[Array, "B E"]:
@@ -137,10 +144,19 @@ class Model:
         self, waveform: Float[np.ndarray, "B T"], lengths: Int[np.ndarray, " B"]
     ) -> Float[np.ndarray, "B E"]:
         """Embeds one padded batch at the tower's rate; every new shape is compiled."""
+        return self._hear(_encode_audio, waveform, lengths)
+
+    def pool_waveforms(
+        self, waveform: Float[np.ndarray, "B T"], lengths: Int[np.ndarray, " B"]
+    ) -> Float[np.ndarray, "B D"]:
+        """The same up to the head: what the audio tower pools, float32 rows of any length."""
+        return self._hear(_pool_audio, waveform, lengths)
+
+    def _hear(
+        self, program: Any, waveform: Float[np.ndarray, "B T"], lengths: Int[np.ndarray, " B"]
+    ) -> Float[np.ndarray, "B _"]:
         lengths = lengths.astype(np.int32, copy=False)
-        return np.asarray(
-            _encode_audio(self._graph, self._state, jnp.asarray(waveform), jnp.asarray(lengths))
-        )
+        return np.asarray(program(self._graph, self._state, jnp.asarray(waveform), jnp.asarray(lengths)))
 
     def encode_text(
         self, texts: str | Sequence[Any], language: str | Sequence[str] = "eng_Latn", batch: int | None = None

@@ -39,7 +39,7 @@ class Known(NamedTuple):
 
 
 class Encoded(NamedTuple):
-    """Some clips of a task: unit rows, and what is known of each."""
+    """Some clips of a task: unit rows (or the task's other `features`), and what is known of each."""
 
     audio: Float[np.ndarray, "A E"]
     clips: tuple[Clip, ...]
@@ -120,9 +120,11 @@ class Run:
         """Encodes the clips of a split, those of `rows` or all, in any order; bad ones are left out."""
         data, tokenizer = self.data(split), self.model.require_tokenizer()
         found = evaluation(data, data.test[0], batch=BATCH, tokenizer=tokenizer, rows=rows, window=WINDOW)
+        joint = self.task.features == "joint"
+        encode = self.model.encode_waveforms if joint else self.model.pool_waveforms
         start = time.perf_counter()
         for batch in track(found, f"encoding {self.task.name}", unit="batch"):
-            audio = self.model.encode_waveforms(batch.waveform, batch.lengths)[batch.valid]
+            audio = encode(batch.waveform, batch.lengths)[batch.valid]
             self.clips += len(batch.clips)
             self.seconds += time.perf_counter() - start
             yield Encoded(audio, batch.clips)

@@ -1,4 +1,4 @@
-"""Embeddings of a task's clips, computed once for each model and kept in the user's cache folder."""
+"""What a model makes of a task's clips, computed once and kept in the user's cache folder."""
 
 import dataclasses
 import hashlib
@@ -15,21 +15,22 @@ from glap_jax.pipeline import files
 from glap_jax.pipeline.shards import find_shards
 
 # Counts up when what is kept changes its meaning.
-VERSION = 1
+VERSION = 2
 
 
 class Frozen(NamedTuple):
-    """Embeddings of clips, `A E` unit rows, and the json of each."""
+    """Clips as the task's `features`, and the json of each."""
 
     audio: Float[np.ndarray, "A E"]
     fields: list[dict[str, Any]]
 
 
 def frozen(run: Run, split: str | None = None) -> Frozen:
-    """The labelled clips of a split (by default the task's) with their embeddings.
+    """The labelled clips of a split (by default the task's) as the task's `features`.
 
-    They are kept in `features` of the cache folder, under a hash of the model's parameters, the shards with
-    their sizes and ages, and what of them the task reads; a second call of any task with these reads them.
+    They are kept in `features` of the cache folder, under a hash of the model's parameters and what it
+    computes in, the shards with their sizes and ages, and what of them the task reads; a second call of any
+    task with these reads them.
 
     Raises:
         GlapError: as `Run.known` and `Run.encoded` do.
@@ -53,6 +54,7 @@ def _key(run: Run, split: str | None) -> str:
     data, task = run.data(split), run.task
     shards = [dataclasses.astuple(files.stamp(path)) for path in find_shards(data.test[0].shards, data.root)]
     read = (task.dataset.where, task.label, data.sample_rate, data.eval_seconds, data.min_seconds)
-    # The compute type goes by the backend.
-    model = (fingerprint.of_module(run.model.module, run.model.config), jax.default_backend())
-    return hashlib.blake2b(repr((VERSION, model, shards, read)).encode(), digest_size=16).hexdigest()
+    module, config = run.model.module, run.model.config
+    model = (fingerprint.of_module(module, config), fingerprint.dtypes(module), jax.default_backend())
+    kept = (VERSION, task.features, model, shards, read)
+    return hashlib.blake2b(repr(kept).encode(), digest_size=16).hexdigest()

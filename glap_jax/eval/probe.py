@@ -63,7 +63,8 @@ def _try(
     # Figures are of the clips that were tried; reading them took their share of the time.
     run.clips, run.seconds = int(tried.sum()), run.seconds * float(tried.mean())
     named = {"layers": "three layers", "logistic": "logistic regression"}[task.classifier]
-    return scores[tried], truth[tried], (f"A probe: {named} on frozen embeddings; {note}.",)
+    on = {"joint": "frozen embeddings", "pooled": "what the frozen audio tower pools"}[task.features]
+    return scores[tried], truth[tried], (f"A probe: {named} on {on}; {note}.",)
 
 
 def _folds(run: Run) -> tuple[Frozen, list[Masks], str]:

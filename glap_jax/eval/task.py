@@ -128,6 +128,9 @@ class Task:
         prompts: sentences with `{label}`; of several, the unit vectors' mean is taken.
         translated_prompts: language -> the prompts in it; `prompts` is for all others.
         classifier: probes: `layers` (CLARA's three) or `logistic` (regression).
+        features: probes: what they learn on: `joint`, the unit vectors that every other task compares, or
+            `pooled`, what the audio tower pools before the head. CLARA learns on the head's output (faec8a5,
+            LinearProbeCLARA; it makes the vector before the head a unit one, here it is the one after).
         folds: probes: parts that the split's clips are dealt into, each of which is tried once; 0 takes the
             corpus's own train, val and test. Candidates: the first part is searched, the second chooses the
             threshold; 0 takes the split, and val.
@@ -157,6 +160,7 @@ class Task:
     prompts: tuple[str, ...] = ("{label}",)
     translated_prompts: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     classifier: Literal["layers", "logistic"] = "layers"
+    features: Literal["joint", "pooled"] = "joint"
     folds: int = 0
     fold: str = ""
     candidates: int | None = None
@@ -279,6 +283,8 @@ def check(task: Task, where: str) -> None:
         raise GlapError(f"{where}: 'by' and 'gallery' are of kind retrieval, and this is {task.kind}")
     if task.by and len(task.languages) > 1:
         raise GlapError(f"{where}: 'by' has a row for each value, and so have 'languages'; give one at most")
+    if task.features != "joint" and task.kind not in ("probe", "multilabel_probe"):
+        raise GlapError(f"{where}: 'features' is '{task.features}', on which only probes learn; leave it out")
     if task.captions < 1 or task.seconds <= 0 or not task.prompts:
         raise GlapError(f"{where}: 'captions' and 'seconds' must be above 0, and 'prompts' not be empty")
     if task.folds and task.folds < (2 if kind.captioned else 3):

@@ -4,6 +4,7 @@ import dataclasses
 import runpy
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -14,6 +15,7 @@ from glap_jax import cli
 from glap_jax.corpora import build, load
 from glap_jax.errors import GlapError
 from glap_jax.eval import classifiers, engine
+from glap_jax.eval.features import frozen
 from glap_jax.eval.folds import deal
 from glap_jax.eval.task import Dataset, Task
 from glap_jax.inference import Model
@@ -74,11 +76,22 @@ def test_every_clip_is_tried_once_and_embeddings_are_kept(tiny_model, root, monk
     assert (again.figures, again.clips_per_second) == (first.figures, pytest.approx(first.clips_per_second))
     layers = engine.run(tiny_model, dataclasses.replace(EMOTIONS, classifier="layers"), root)
     assert layers.notes[0].startswith("A probe: three layers")
-    # Another model, and other clips, are encoded anew.
+    # Another model, another type that it computes in, and other clips are encoded anew.
+    coarse = Model(DualEncoder(tiny_model.config, dtype="bfloat16", rngs=nnx.Rngs(0)), tiny_model.tokenizer)
     happy = dataclasses.replace(EMOTIONS, dataset=Dataset("crema_d", where={"speaker": ("1010",)}))
-    for changed in ((other, EMOTIONS), (tiny_model, happy)):
+    for changed in ((other, EMOTIONS), (coarse, EMOTIONS), (tiny_model, happy)):
         with pytest.raises(TypeError):
             engine.run(*changed, root)
+
+
+def test_a_probe_of_what_the_tower_pools(tiny_model, root):
+    pooled = dataclasses.replace(EMOTIONS, features="pooled")
+    found = [frozen(engine.Run(tiny_model, task, root)) for task in (EMOTIONS, pooled)]
+    joint, raw = (each.audio for each in found)
+    assert found[0].fields == found[1].fields
+    np.testing.assert_allclose(tiny_model.module.audio_head(jnp.asarray(raw)), joint, atol=1e-6)
+    result = engine.run(tiny_model, pooled, root)
+    assert "logistic regression on what the frozen audio tower pools; 3 folds by speaker" in result.notes[0]
 
 
 def test_damaged_embeddings_are_made_again(tiny_model, root, cache_folder, caplog):
@@ -132,6 +145,7 @@ def test_parts_keep_names_together_and_are_even(names, seed):
     ("changes", "message"),
     [
         ({"folds": 7}, "12 clips of 6 groups cannot be dealt into 7 parts; lower the task's 'folds'"),
+        ({"kind": "zeroshot", "features": "pooled"}, "'features' is 'pooled', on which only probes learn"),
         ({"folds": 2}, "task 'emotions': 'folds' is 2; one is tried, one validates: give more, or 0"),
         ({"folds": 0}, "no shard matches '.*train-crema_d-.*get the corpus from"),
         ({"labels": ("angry",)}, "a clip has the labels ['sad']; add 'sad' to 'labels'"),
