@@ -92,6 +92,35 @@ def test_steps_go_on_while_a_checkpoint_is_written(tmp_path, tiny, monkeypatch):
         assert same(checkpoints.restore(state(9), Batches()), expected)
 
 
+def test_a_kill_while_a_checkpoint_is_written_leaves_the_former_or_it(tmp_path, tiny, changed, monkeypatch):
+    """Whatever lies on the disk at a moment is what a second SIGTERM would leave, even where one is kept."""
+    finalize, shots = atomicity.AtomicRenameTemporaryPath.finalize, []
+
+    def shoot() -> None:
+        shots.append(tmp_path / f"shot{len(shots)}")
+        shutil.copytree(tmp_path / "run", shots[-1])
+
+    async def watched(self):
+        shoot()
+        await finalize(self)
+        shoot()
+
+    config = changed(tiny, keep=1)
+    with Checkpoints(tmp_path / "run", config) as checkpoints:
+        checkpoints.save(1, state(1), Batches())
+        checkpoints.wait()
+        monkeypatch.setattr(atomicity.AtomicRenameTemporaryPath, "finalize", watched)
+        checkpoints.save(2, state(2), Batches())
+    found = []
+    for shot in [*shots, tmp_path / "run"]:
+        with Checkpoints(shot, config) as checkpoints:
+            restored = checkpoints.restore(state(9), Batches())
+        found.append(int(restored.step))
+        assert same(restored, state(found[-1]))
+    assert found == sorted(found)
+    assert (found[0], found[-1]) == (1, 2)
+
+
 def test_only_the_newest_are_kept(tmp_path, tiny, changed):
     with Checkpoints(tmp_path, changed(tiny, keep=2)) as checkpoints:
         for step in (1, 2, 3):
