@@ -1,12 +1,35 @@
 """What encoders draw in training, on the device: tokens to leave out, stretches of a spectrogram to blank."""
 
 import dataclasses
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from glap_jax.errors import GlapError
+
+
+class Stretches(NamedTuple):
+    """M stretches of places, from `start` on and before `end`; whole numbers."""
+
+    start: Float[Array, "*B M"]
+    end: Float[Array, "*B M"]
+
+    @classmethod
+    def drawn(cls, key: Key[Array, "*B"], real: Int[Array, "*B"], count: int, share: float) -> "Stretches":
+        """`count` stretches of 0 to `share * real` places, among the first `real` ones."""
+        drawn = jax.vmap(lambda key: jax.random.uniform(key, (2, count)))(key.reshape(-1))
+        drawn = drawn.reshape(*key.shape, 2, count)
+        size = real[..., None].astype(jnp.float32)
+        length = jnp.floor(drawn[..., 0, :] * (jnp.floor(share * size) + 1.0))
+        start = jnp.floor(drawn[..., 1, :] * (size - length + 1.0))
+        return cls(start, start + length)
+
+    def hold(self, place: Int[Array, "... N"]) -> Bool[Array, "... N"]:
+        """Whether each place is in any of them."""
+        place = place[..., None].astype(jnp.float32)
+        return ((place >= self.start[..., None, :]) & (place < self.end[..., None, :])).any(axis=-1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,56 +64,82 @@ class Masking:
         return self.times + self.bands > 0
 
     def __call__(
-        self, mel: Float[Array, "B S F"], frames: Bool[Array, "B S"], key: Key[Array, ""]
+        self, mel: Float[Array, "B S F"], frames: Bool[Array, "B S"], key: Key[Array, " B"]
     ) -> Float[Array, "B S F"]:
-        """`mel` with zeros in the stretches drawn from `key` for each clip alone.
+        """`mel` with zeros in the stretches drawn for each clip from its `key`.
 
         In a normalised spectrogram zero is the middle. `frames` is True where a frame is real: stretches lie
         among these, and at least one frame and one bin of them stay.
         """
-        time, band = jax.random.split(key)
-        real = jnp.sum(frames, axis=1)
-        blank_time = _stretches(time, real, mel.shape[1], self.times, self.time_share)
-        bins = jnp.full(real.shape, mel.shape[2])
-        blank_band = _stretches(band, bins, mel.shape[2], self.bands, self.band_share)
-        blank = blank_time[:, :, None] | blank_band[:, None, :]
-        return jnp.where(blank, jnp.zeros((), mel.dtype), mel)
+        times, bands = self.stretches(jnp.sum(frames, axis=1), mel.shape[2], key)
+        in_time, in_band = times.hold(jnp.arange(mel.shape[1])), bands.hold(jnp.arange(mel.shape[2]))
+        return jnp.where(in_time[:, :, None] | in_band[:, None], jnp.zeros((), mel.dtype), mel)
+
+    def stretches(
+        self, real: Int[Array, "*B"], mels: int, key: Key[Array, "*B"]
+    ) -> tuple[Stretches, Stretches]:
+        """Those of time and of mel bins for clips of `real` frames."""
+        time, band = split(key)
+        bins = jnp.full(real.shape, mels, real.dtype)
+        return (
+            Stretches.drawn(time, real, self.times, self.time_share),
+            Stretches.drawn(band, bins, self.bands, self.band_share),
+        )
 
 
-def _stretches(
-    key: Key[Array, ""], real: Int[Array, " B"], size: int, count: int, share: float
-) -> Bool[Array, "B size"]:
-    """True in `count` stretches of 0 to `share * real` places, among the first `real` ones of each row."""
-    if count == 0:
-        return jnp.zeros((real.shape[0], size), bool)
-    drawn = jax.random.uniform(key, (2, real.shape[0], count))
-    longest = jnp.floor(share * real.astype(jnp.float32))[:, None]
-    length = jnp.floor(drawn[0] * (longest + 1.0))
-    start = jnp.floor(drawn[1] * (real[:, None].astype(jnp.float32) - length + 1.0))
-    place = jnp.arange(size, dtype=jnp.float32)[:, None]
-    inside = (place >= start[:, None]) & (place < (start + length)[:, None])
-    return inside.any(axis=2)
+def fold(key: Key[Array, "..."], number: Int[Array, "..."]) -> Key[Array, "..."]:
+    """`jax.random.fold_in`, each key with its number."""
+    shape = jnp.broadcast_shapes(key.shape, number.shape)
+    key, number = (jnp.broadcast_to(x, shape).reshape(-1) for x in (key, number))
+    return jax.vmap(jax.random.fold_in)(key, number).reshape(shape)
+
+
+def split(key: Key[Array, "*B"]) -> tuple[Key[Array, "*B"], Key[Array, "*B"]]:
+    """Two keys of each."""
+    return fold(key, jnp.zeros((), jnp.int32)), fold(key, jnp.ones((), jnp.int32))
+
+
+def chances(key: Key[Array, "..."], place: Int[Array, "..."]) -> Float[Array, "..."]:
+    """A number from 0 to 1, without 1, for each place of what has that key."""
+    each = fold(key, place)
+    return jax.vmap(jax.random.uniform)(each.reshape(-1)).reshape(each.shape)
+
+
+def quota(real: Int[Array, "*B"], rate: float) -> Int[Array, "*B"]:
+    """How many of so many tokens stay, real - int(real * rate), so at least one."""
+    return real - jnp.floor(real.astype(jnp.float32) * rate).astype(real.dtype)
+
+
+def least(
+    chance: Float[Array, "*B N"], group: Int[Array, "*B N"], quota: Int[Array, "*B N"]
+) -> Bool[Array, "*B N"]:
+    """Whether each is one of the least in its group, as many as its quota; of equals the first ones."""
+    one, other = chance[..., :, None], chance[..., None, :]
+    first = jnp.tri(chance.shape[-1], k=-1, dtype=bool)
+    before = (other < one) | ((other == one) & first)
+    same = group[..., :, None] == group[..., None, :]
+    return jnp.sum(before & same, axis=-1) < quota
 
 
 def keep(
-    key: Key[Array, ""], mask: Bool[Array, "B N"], rate: float
+    key: Key[Array, " B"], mask: Bool[Array, "B N"], rate: float
 ) -> tuple[Int[Array, "B M"], Bool[Array, "B M"]]:
     """Which M = N - int(N * rate) of N tokens a training step keeps, in no order, and which are real.
 
-    Of r real tokens in a row it keeps r - int(r * rate), as many as if there were no padding, so at least
-    one; they are drawn for each row alone.
+    Of the real tokens in a row it keeps their `quota`, as many as if there were no padding; they are drawn
+    for each row from its key.
 
     Args:
         key: what to draw from.
         mask: True where a token is real.
         rate: share that is left out, 0 or more and under 1.
     """
-    kept = mask.shape[1] - int(mask.shape[1] * rate)
+    tokens = mask.shape[1]
+    kept = tokens - int(tokens * rate)
     # Real tokens in random order, then padding.
-    order = jnp.argsort(jax.random.uniform(key, mask.shape) + jnp.where(mask, 0.0, 1.0), axis=1)
-    real = jnp.sum(mask, axis=1)
-    quota = real - jnp.floor(real.astype(jnp.float32) * rate).astype(real.dtype)
-    return order[:, :kept], jnp.arange(kept) < quota[:, None]
+    drawn = chances(key[:, None], jnp.arange(tokens)[None])
+    order = jnp.argsort(drawn + jnp.where(mask, 0.0, 1.0), axis=1)
+    return order[:, :kept], jnp.arange(kept) < quota(jnp.sum(mask, axis=1), rate)[:, None]
 
 
 def dropout(x: Float[Array, "*axes"], rate: float, key: Key[Array, ""] | None) -> Float[Array, "*axes"]:

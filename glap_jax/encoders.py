@@ -109,8 +109,6 @@ def slot(config: Any, samples: int) -> int:
         reason = f"the audio tower's mode '{config.mode}' hears whole rows"
     elif getattr(config, "window", "clip") != "clip":
         reason = f"'model.audio.window' is {config.window}, in which clips are not heard alone as by clip"
-    elif getattr(module, "draws", False):
-        reason = "what the audio tower leaves out in training is drawn for whole rows"
     elif samples > module.chunk_samples:
         seconds = module.chunk_samples / module.SAMPLE_RATE
         reason = f"'data.crop_seconds' is longer than the {seconds:g} s that the audio tower hears at once"

@@ -15,7 +15,7 @@ from glap_jax.audio.dasheng import VIT_SIZES, vit_arguments, vit_rules, vit_size
 from glap_jax.audio.frontend import LOG_MEL_ARGUMENTS, LogMel
 from glap_jax.convert.constructor import HUGGING_FACE, Shapes, arguments, dimension
 from glap_jax.convert.rules import Extra, Table, Transform
-from glap_jax.drawing import Masking, keep, require_rate
+from glap_jax.drawing import Masking, chances, fold, keep, least, quota, require_rate, split
 from glap_jax.layers import Block, Encoded, Remat, Stack, layer_norm, linear, masked_mean
 
 Mode = Literal["sound", "ced"]
@@ -117,26 +117,42 @@ class Ced(nnx.Module):
         waveform: Float[Array, "B T"],
         lengths: Int[Array, " B"] | None = None,
         *,
-        key: Key[Array, ""] | None = None,
+        key: Key[Array, " B"] | None = None,
     ) -> Encoded:
         """Encodes clips of up to T samples in [-1, 1]; `lengths` counts the real samples of each row.
 
-        With a `key`, as in training, it leaves out patches and blanks what its configuration says.
+        With a `key` for each clip, as in training, it leaves out and blanks what its configuration says.
         """
         mel, frames = self.features(waveform, lengths)
         if key is not None:
-            key, blanking = jax.random.split(key)
+            key, blanking = split(key)
             mel = self.config.masking(mel, frames, blanking)
         return self.from_features(mel, frames, key)
 
-    def encode_packed(self, waveform: Float[Array, "R T"], spans: packed.Spans) -> Encoded:
-        """Encodes clips of up to a chunk that share rows; the mask says which tokens R N are of any clip."""
-        x = self._patches(self.frontend.of_packed(waveform, spans, slot=self.SLOT))
-        counts = self.frontend.frames(spans.lengths) // self.PATCH
+    def encode_packed(
+        self,
+        waveform: Float[Array, "R T"],
+        spans: packed.Spans,
+        *,
+        key: Key[Array, "R P"] | None = None,
+    ) -> Encoded:
+        """Encodes clips of up to a chunk that share rows; the mask says which tokens R N are of any clip.
+
+        With a `key` for each clip it leaves out, and blanks, what a call does; tokens that are left out are
+        still there, of no clip.
+        """
+        mel, frames = self.frontend.of_packed(waveform, spans, slot=self.SLOT)
+        counts = self.frontend.frames(spans.lengths)
+        if key is not None:
+            key, blanking = split(key)
+            mel = packed.blanked(self.config.masking, mel, frames, counts, blanking)
+        x, counts = self._patches(mel), counts // self.PATCH
         where = packed.slots(spans.starts, counts, x.shape[2])
         position = self.frequency_position[:, None] + self.time_position[where.offset][:, None]
         x = (x + position.astype(x.dtype)).reshape(x.shape[0], -1, x.shape[-1])
+        stay = None if key is None or not self.config.patch_dropout else self._staying(where, counts, key)
         where = packed.Slots(*(jnp.tile(each, self.BANDS) for each in where))
+        where = where if stay is None else where.only(stay)
         x = self.norm(self.blocks(x, where.number))
         return Encoded(x, where.number > 0, packed.pooled(x, where, spans.place))
 
@@ -148,12 +164,13 @@ class Ced(nnx.Module):
         return self.frontend(waveform, lengths if self.config.mode == "sound" else None)
 
     def from_features(
-        self, mel: Float[Array, "B S F"], frames: Bool[Array, "B S"], key: Key[Array, ""] | None = None
+        self, mel: Float[Array, "B S F"], frames: Bool[Array, "B S"], key: Key[Array, " B"] | None = None
     ) -> Encoded:
-        """Encodes what `features` gives; with a `key` it leaves patches out."""
+        """Encodes what `features` gives; with a `key` for each clip it leaves patches out."""
         x, real = self._embed(*self._chunked(mel, frames))
         if key is not None and self.config.patch_dropout:
-            x, real = self._thinned(x, real, key)
+            chunks = jnp.arange(x.shape[0] // mel.shape[0])
+            x, real = self._thinned(x, real, fold(key[:, None], chunks[None]).reshape(-1))
         x = self.norm(self.blocks(x, real))
         batch = mel.shape[0]
         means = x.astype(jnp.float32).mean(axis=1).reshape(batch, -1, x.shape[-1])
@@ -193,17 +210,31 @@ class Ced(nnx.Module):
         return self.patch(mel.transpose(0, 3, 1, 4, 2).reshape(rows, self.BANDS, steps, size * size))
 
     def _thinned(
-        self, x: Float[Array, "B N D"], real: Bool[Array, "B N"], key: Key[Array, ""]
+        self, x: Float[Array, "B N D"], real: Bool[Array, "B N"], key: Key[Array, " B"]
     ) -> tuple[Float[Array, "B N2 D"], Bool[Array, "B N2"]]:
         """`x` and `real` without the steps and bands that `key` leaves out; the rest keep their positions."""
         rows, _, width = x.shape
-        rate, (for_time, for_band) = self.config.patch_dropout, jax.random.split(key)
+        rate, (for_time, for_band) = self.config.patch_dropout, split(key)
         real = real.reshape(rows, self.BANDS, -1)
         time, real_steps = keep(for_time, real[:, 0], rate)
         band, _ = keep(for_band, jnp.ones((rows, self.BANDS), bool), rate)
         x = jnp.take_along_axis(x.reshape(*real.shape, width), band[:, :, None, None], axis=1)
         x = jnp.take_along_axis(x, time[:, None, :, None], axis=2)
         return x.reshape(rows, -1, width), jnp.tile(real_steps, (1, band.shape[1]))
+
+    def _staying(
+        self, where: packed.Slots, counts: Int[Array, "R P"], key: Key[Array, "R P"]
+    ) -> Bool[Array, "R N2"]:
+        """Which patches `_thinned` would leave of clips that are one chunk each, `counts` steps long."""
+        # The first chunk's.
+        rate, (for_time, for_band) = self.config.patch_dropout, split(fold(key, jnp.zeros((), jnp.int32)))
+        own = jax.vmap(lambda key, which: key[which])(for_time, jnp.maximum(where.number - 1, 0))
+        time = least(chances(own, where.offset), where.number, where.of_clip(quota(counts, rate)))
+        drawn = chances(for_band[..., None], jnp.arange(self.BANDS))
+        whole = jnp.zeros(drawn.shape, jnp.int32)
+        band = least(drawn, whole, quota(whole + self.BANDS, rate)).astype(jnp.int32)
+        bands = jnp.concatenate([where.of_clip(each) for each in jnp.unstack(band, axis=-1)], axis=1)
+        return jnp.tile(time, self.BANDS) & (bands > 0)
 
 
 # [D, 1, mels, frames] to a matrix whose rows run over mels, then frames.

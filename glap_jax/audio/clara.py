@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from glap_jax.audio.frontend import peak_log_mel
 from glap_jax.convert.constructor import Shapes, arguments, dimension, layers
 from glap_jax.convert.rules import Extra, Kernel, Linear, Rule, Same, Table, Transform, dense, norm, prefixed
-from glap_jax.drawing import Masking, keep, require_rate
+from glap_jax.drawing import Masking, keep, require_rate, split
 from glap_jax.errors import GlapError
 from glap_jax.layers import (
     ACTIVATIONS,
@@ -149,18 +149,18 @@ class ClaraAudio(nnx.Module):
         waveform: Float[Array, "B T"],
         lengths: Int[Array, " B"] | None = None,
         *,
-        key: Key[Array, ""] | None = None,
+        key: Key[Array, " B"] | None = None,
     ) -> Encoded:
         """Encodes clips of up to T samples in [-1, 1]; `lengths` counts the real samples of each row.
 
-        With a `key`, as in training, it leaves out tokens and blanks what its configuration says.
+        With a `key` for each clip, as in training, it leaves out and blanks what its configuration says.
 
         Raises:
             GlapError: rows longer than the table of positions.
         """
         mel, frames = self.features(waveform, lengths)
         if key is not None:
-            key, blanking = jax.random.split(key)
+            key, blanking = split(key)
             mel = self.config.masking(mel, frames, blanking)
         return self.from_features(mel, frames, key)
 
@@ -172,7 +172,7 @@ class ClaraAudio(nnx.Module):
         return peak_log_mel(waveform, lengths, sample_rate=self.config.sample_rate, **sizes)
 
     def from_features(
-        self, mel: Float[Array, "B S F"], frames: Bool[Array, "B S"], key: Key[Array, ""] | None = None
+        self, mel: Float[Array, "B S F"], frames: Bool[Array, "B S"], key: Key[Array, " B"] | None = None
     ) -> Encoded:
         """Encodes what `features` gives; `frames` is True where a frame is real.
 

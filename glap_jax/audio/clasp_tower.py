@@ -106,15 +106,15 @@ class ClaspAudio(nnx.Module):
         waveform: Float[Array, "B T"],
         lengths: Int[Array, " B"] | None = None,
         *,
-        key: Key[Array, ""] | None = None,
+        key: Key[Array, " B"] | None = None,
     ) -> Encoded:
         """Encodes clips of up to T samples in [-1, 1]; `lengths` counts the real samples of each row.
 
-        With a `key` as in training, see `ClaspFusion`.
+        With a `key` for each clip, as in training, see `ClaspFusion`, which draws for all from the first one.
         """
         speech = self.encode_speech(waveform, lengths)
         logits = self.image(waveform, lengths).pooled
-        fused = self.fusion(unit(speech.pooled), unit(logits), key=key)
+        fused = self.fusion(unit(speech.pooled), unit(logits), key=None if key is None else key[0])
         return Encoded(speech.tokens, speech.mask, fused.astype(jnp.float32))
 
     def encode_speech(self, waveform: Float[Array, "B T"], lengths: Int[Array, " B"] | None) -> Encoded:

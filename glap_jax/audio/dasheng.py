@@ -106,22 +106,34 @@ class Dasheng(nnx.Module):
         waveform: Float[Array, "B T"],
         lengths: Int[Array, " B"] | None = None,
         *,
-        key: Key[Array, ""] | None = None,
+        key: Key[Array, " B"] | None = None,
     ) -> Encoded:
         """Encodes clips of up to T samples in [-1, 1]; `lengths` counts the real samples of each row.
 
-        With a `key`, as in training, it blanks what its configuration says.
+        With a `key` for each clip, as in training, it blanks what its configuration says.
         """
         mel, frames = self.features(waveform, lengths)
         if key is not None:
             mel = self.config.masking(mel, frames, key)
         return self.from_features(mel, frames, lengths)
 
-    def encode_packed(self, waveform: Float[Array, "R T"], spans: packed.Spans) -> Encoded:
-        """Encodes clips of up to a chunk that share rows; the mask says which tokens R N are of any clip."""
-        mel = self.frontend.of_packed(waveform, spans, slot=self.SLOT)
-        x, counts = self._embed(mel), self.frontend.frames(spans.lengths) // self.PATCH_FRAMES
-        where = packed.slots(spans.starts, counts, x.shape[1])
+    def encode_packed(
+        self,
+        waveform: Float[Array, "R T"],
+        spans: packed.Spans,
+        *,
+        key: Key[Array, "R P"] | None = None,
+    ) -> Encoded:
+        """Encodes clips of up to a chunk that share rows; the mask says which tokens R N are of any clip.
+
+        With a `key` for each clip it blanks what a call does.
+        """
+        mel, where = self.frontend.of_packed(waveform, spans, slot=self.SLOT)
+        counts = self.frontend.frames(spans.lengths)
+        if key is not None:
+            mel = packed.blanked(self.config.masking, mel, where, counts, key)
+        x = self._embed(mel)
+        where = packed.slots(spans.starts, counts // self.PATCH_FRAMES, x.shape[1])
         position = self.time_position[where.offset] + self.frequency_position[...]
         x = self.norm(self.blocks(x + position.astype(x.dtype), where.number))
         return Encoded(x, where.number > 0, packed.pooled(x, where, spans.place))

@@ -291,8 +291,8 @@ class LogMel(nnx.Module):
 
     def of_packed(
         self, waveform: Float[Array, "R T"], spans: packed.Spans, *, slot: int
-    ) -> Float[Array, "R S F"]:
-        """Normalised log-mel of clips that share rows: in its slots, each as if it were alone.
+    ) -> tuple[Float[Array, "R S F"], packed.Slots]:
+        """Normalised log-mel of clips that share rows, and whose its frames are; each as if it were alone.
 
         A row has T / 160 frames, and slots of `slot` samples. One more frame, which a clip of whole slots
         has, counts in its loudest bin.
@@ -314,7 +314,7 @@ class LogMel(nnx.Module):
         )
         loudest = jnp.maximum(where.most(jnp.max(level, axis=2)), jnp.max(last, axis=2))
         floor = where.of_clip(loudest - self.TOP_DB)
-        return self.norm(jnp.maximum(level, floor[..., None]))
+        return self.norm(jnp.maximum(level, floor[..., None])), where
 
     def __call__(
         self, waveform: Float[Array, "B T"], lengths: Int[Array, " B"] | None

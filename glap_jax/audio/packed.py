@@ -10,7 +10,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from glap_jax.drawing import Masking
 
 
 class Spans(NamedTuple):
@@ -44,6 +46,10 @@ class Slots(NamedTuple):
         """The value of the clip that each place belongs to; zero for none."""
         zero = jnp.zeros((), values.dtype)
         return jnp.sum(jnp.where(self.inside, values[..., None], zero), axis=1)
+
+    def only(self, stay: Bool[Array, "R N"]) -> "Slots":
+        """The same without places that do not stay, which belong to none."""
+        return Slots(self.inside & stay[:, None], self.number * stay.astype(jnp.int32), self.offset)
 
     def most(self, values: Float[Array, "R N"]) -> Float[Array, "R P"]:
         """The largest value of each clip's places; minus infinity where there are none."""
@@ -157,6 +163,23 @@ def with_neighbours(x: Float[Array, "R N D"], number: Int[Array, "R N"]) -> Floa
     before = jnp.where(follows, jnp.roll(x, 1, axis=1), zero)
     after = jnp.roll(jnp.where(follows, x, zero), -1, axis=1)
     return jnp.concatenate([before, x, after], axis=-1)
+
+
+def blanked(
+    masking: Masking,
+    mel: Float[Array, "R S F"],
+    where: Slots,
+    counts: Int[Array, "R P"],
+    key: Key[Array, "R P"],
+) -> Float[Array, "R S F"]:
+    """As `masking` blanks clips in rows of their own: those of `counts` frames, each from its own key."""
+    times, bands = masking.stretches(counts, mel.shape[2], key)
+    at, in_time = where.offset.astype(jnp.float32), jnp.zeros(where.offset.shape, bool)
+    for start, end in zip(*(jnp.unstack(x, axis=-1) for x in times), strict=True):
+        in_time |= (at >= where.of_clip(start)) & (at < where.of_clip(end))
+    of_clip = bands.hold(jnp.arange(mel.shape[2])).astype(jnp.float32)
+    in_band = jnp.einsum("rps,rpf->rsf", where.inside.astype(jnp.float32), of_clip) > 0.0
+    return jnp.where(in_time[..., None] | in_band, jnp.zeros((), mel.dtype), mel)
 
 
 def pooled(x: Float[Array, "R N D"], where: Slots, place: Int[Array, " B"]) -> Float[Array, "B D"]:

@@ -125,14 +125,14 @@ class TrainingIterator(grain.DatasetIterator[dict[str, np.ndarray]]):
 
     A batch holds `waveform` float32 (B, T), of `crop_seconds` or a bucket, zero where a clip is shorter; or
     packed rows (R, T) with `starts` and `sizes` int32 (R, P) and `place` int32 (B,) of
-    `audio.packed.Spans`, whose clips are the batch's in another `order` int64 (B,), which fills devices
-    evenly; `lengths` int32 (B,), real samples; `ids` int32 (B, N) and `text_mask` bool (B, N), or, with a
-    text cache, `text_pooled` float32 (B, D), what the text tower makes of these; with an audio cache
-    `audio_pooled` float32 (B, D) in the waveform's place, and lengths of 0; `pair_mask` bool (B,), False
-    where the clip was bad and the row is void: silence, and a text of one token, or ones; `clip` int64 (B,),
-    equal for equal recordings; `caption` int64 (B,), equal for equal captions in the same language; `group`
-    int32 (B,), place in `config.train`. Keys of the newest batch are in `keys`, counts in `ledger`. Call
-    `close` in the end.
+    `audio.packed.Spans`, and `numbers` int32 (R, P) of their clips in the batch of all processes, whose clips
+    are the batch's in another `order` int64 (B,), which fills devices evenly; `lengths` int32 (B,), real
+    samples; `ids` int32 (B, N) and `text_mask` bool (B, N), or, with a text cache, `text_pooled` float32
+    (B, D), what the text tower makes of these; with an audio cache `audio_pooled` float32 (B, D) in the
+    waveform's place, and lengths of 0; `pair_mask` bool (B,), False where the clip was bad and the row is
+    void: silence, and a text of one token, or ones; `clip` int64 (B,), equal for equal recordings; `caption`
+    int64 (B,), equal for equal captions in the same language; `group` int32 (B,), place in `config.train`.
+    Keys of the newest batch are in `keys`, counts in `ledger`. Call `close` in the end.
 
     The state is saved and restored between batches; it depends on neither `config.workers` nor the rows.
     """

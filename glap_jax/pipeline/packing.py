@@ -33,6 +33,7 @@ def arrangement(
     slot: int | None = None,
     shares: int = 1,
     parts: int = 1,
+    rows: Sequence[int] | np.ndarray | None = None,
     agree: Agree = lambda n: n,
 ) -> Arrange:
     """What makes the arrays of sound of a batch from this process's examples, as `config.layout` says.
@@ -42,6 +43,7 @@ def arrangement(
         slot: samples that the audio tower makes a token of, for packed rows.
         shares: devices of this process; each holds as many of the examples.
         parts: that a step encodes one after the other: clip i of a device is in part i mod `parts`.
+        rows: numbers of this process's examples within a batch; by default all.
         agree: gives all processes the largest of the numbers that they call it with.
 
     Raises:
@@ -62,7 +64,7 @@ def arrangement(
             f"config: 'data.crop_seconds' is {config.crop_seconds:g} and 'data.layout.row_seconds' "
             f"{config.layout.row_seconds:g}; no row is to be shorter than a clip"
         )
-    return _Packed(slot, size, shares, parts, agree)
+    return _Packed(slot, size, shares, parts, None if rows is None else np.asarray(rows), agree)
 
 
 def bucket(need: int, longest: int, shares: Sequence[float] = BUCKETS) -> int:
@@ -95,10 +97,12 @@ class _Packed:
     size: int
     shares: int
     parts: int
+    rows: Int[np.ndarray, " B"] | None
     agree: Agree
 
     def __call__(self, found: list[Example]) -> dict[str, np.ndarray]:
         lengths = np.asarray([len(example["waveform"]) or self.slot for example in found], np.int32)
+        within = np.arange(len(found)) if self.rows is None else self.rows
         # Devices, clips of a part, parts: as a step cuts a batch.
         numbers = balanced(lengths, self.shares * self.parts).reshape(self.shares, self.parts, -1)
         numbers = numbers.swapaxes(1, 2)
@@ -110,11 +114,12 @@ class _Packed:
         rows = self.agree(ladder(max(int(row.max()) + 1 for row, _, _ in laid.values())))
         shape = (self.shares, rows, self.parts)
         waveform = np.zeros((*shape, self.size * self.slot), np.float32)
-        starts, sizes = np.zeros((2, *shape, MOST_CLIPS), np.int32)
+        starts, sizes, of_batch = np.zeros((3, *shape, MOST_CLIPS), np.int32)
         place = np.zeros(numbers.shape, np.int32)
         for (share, part), (row, which, start) in laid.items():
             own = numbers[share, :, part]
             starts[share, row, part, which], sizes[share, row, part, which] = start, lengths[own]
+            of_batch[share, row, part, which] = within[own]
             place[share, :, part] = (share * rows + row) * MOST_CLIPS + which
             for number, at, first in zip(own, row, start * self.slot, strict=True):
                 sound = found[number]["waveform"]
@@ -125,6 +130,7 @@ class _Packed:
             "lengths": lengths,
             "starts": flat(starts),
             "sizes": flat(sizes),
+            "numbers": flat(of_batch),
             "place": place.reshape(-1),
             "order": numbers.reshape(-1),
         }

@@ -125,11 +125,11 @@ class ClaraText(nnx.Module):
         self.out = linear(config.channels, config.width, dtype=dtype, rngs=rngs)
 
     def __call__(
-        self, ids: Int[Array, "B N"], mask: Bool[Array, "B N"], *, key: Key[Array, ""] | None = None
+        self, ids: Int[Array, "B N"], mask: Bool[Array, "B N"], *, key: Key[Array, " B"] | None = None
     ) -> Encoded:
         """Encodes rows of token ids; `mask` is True where a token is real.
 
-        With a `key`, as in training, dropout acts.
+        With a `key` for each row, as in training, dropout acts; it draws for all from the first one.
 
         Raises:
             GlapError: rows longer than the table of positions.
@@ -137,7 +137,7 @@ class ClaraText(nnx.Module):
         require_positions(ids.shape[1], self.config.max_tokens)
         seen = jnp.ones_like(mask) if self.config.mode == "clara" else mask
         x = self.word(ids) + self.position(jnp.arange(ids.shape[1]))
-        x = self.blocks_norm(self.blocks(x, seen, key=key))
+        x = self.blocks_norm(self.blocks(x, seen, key=None if key is None else key[0]))
         x = self.norm(self.project_norm(self.project(x)))
         pooled = self.out((masked_mean(x, seen) + _masked_max(x, seen)).astype(x.dtype))
         return Encoded(x, mask, jax.nn.leaky_relu(pooled.astype(jnp.float32), 0.01))

@@ -23,7 +23,7 @@ from glap_jax.train.writers import Intake
 # Token rows and their mask, or what a text cache has in their place, and what belongs to all pairs.
 PAIR_KEYS = ("lengths", "ids", "text_mask", "text_pooled", "audio_pooled", "pair_mask")
 # What is heard, as it lies on the devices.
-ROW_KEYS = ("waveform", "starts", "sizes", "place")
+ROW_KEYS = ("waveform", "starts", "sizes", "numbers", "place")
 
 
 def open_data(config: TrainConfig, mesh: Mesh | None = None) -> tuple[TrainingIterator, Tokenizer]:
@@ -35,17 +35,19 @@ def open_data(config: TrainConfig, mesh: Mesh | None = None) -> tuple[TrainingIt
     slot = None
     if config.data.layout.kind == "packed":
         slot = encoders.slot(config.model.audio, round(config.data.crop_seconds * config.data.sample_rate))
+    rows = None if mesh is None else own_rows(mesh, config.batch)
     data = loader.training(
         config.data,
         batch=config.batch,
         seed=config.seed,
         tokenizer=tokenizer,
-        rows=None if mesh is None else own_rows(mesh, config.batch),
+        rows=rows,
         arrange=packing.arrangement(
             config.data,
             slot=slot,
             shares=1 if mesh is None else len(over_batch(mesh).addressable_devices),
             parts=config.accumulation,
+            rows=rows,
             agree=processes.most,
         ),
     )

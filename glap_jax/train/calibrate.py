@@ -62,7 +62,7 @@ def calibrate_heads(module: DualEncoder, batches: Iterable[dict[str, np.ndarray]
 
     @jax.jit
     def pooled(state: Any, batch: dict[str, Array]) -> dict[str, Array]:
-        return prepare(nnx.merge(graph, state), batch, jax.random.key(0), audio=False, text=False)
+        return prepare(nnx.merge(graph, state), batch, {}, audio=False, text=False)
 
     for batch in batches:
         for side, rows in pooled(state, batch).items():

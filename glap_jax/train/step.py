@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from glap_jax import losses
 from glap_jax.audio.packed import Spans
 from glap_jax.config import LossConfig, TrainConfig
+from glap_jax.drawing import fold
 from glap_jax.heads import unit
 from glap_jax.layers import Encoded, RunningStat
 from glap_jax.model import DualEncoder
@@ -54,30 +55,39 @@ def make_loss(config: LossConfig, mesh: Mesh | None = None) -> Loss:
     return loss
 
 
-def prepare(module: DualEncoder, batch: Batch, key: Key[Array, ""], *, audio: bool, text: bool) -> Inputs:
+def row_keys(batch: Batch, key: Key[Array, ""]) -> dict[str, Array]:
+    """What each clip and each text draws from in a step of that `key`, as they lie: clips R P in packed rows.
+
+    A clip's depends on the number of its pair in the batch alone, whatever is encoded together.
+    """
+    rows = jnp.arange(batch["pair_mask"].shape[0])
+    for_audio, for_text = jax.random.split(key)
+    return {"audio": fold(for_audio, batch.get("numbers", rows)), "text": fold(for_text, rows)}
+
+
+def prepare(module: DualEncoder, batch: Batch, keys: dict[str, Array], *, audio: bool, text: bool) -> Inputs:
     """Where a side's differentiated part starts: its input or, if its tower is frozen, the pooled vector.
 
-    A batch with `audio_pooled` or `text_pooled` has that of the side already. The input carries the key of
+    A batch with `audio_pooled` or `text_pooled` has that of the side already. The input carries the `keys` of
     what the tower draws, so that encoding it again draws the same. A frozen tower draws nothing.
     """
-    for_audio, for_text = jax.random.split(key)
     inputs: Inputs = {"audio": batch.get("audio_pooled")}
     if "audio_pooled" not in batch:
         where = batch["lengths"]
         if "place" in batch:
             where = Spans(batch["starts"], batch["sizes"], batch["place"])
         sound = batch["waveform"], where
-        inputs = {"audio": (*sound, for_audio) if audio else encode(module.audio, *sound).pooled}
+        inputs = {"audio": (*sound, keys["audio"]) if audio else encode(module.audio, *sound).pooled}
     if "text_pooled" in batch:
         return inputs | {"text": batch["text_pooled"]}
     words = batch["ids"], batch["text_mask"]
-    return inputs | {"text": (*words, for_text) if text else encode(module.text, *words).pooled}
+    return inputs | {"text": (*words, keys["text"]) if text else encode(module.text, *words).pooled}
 
 
 def encode(tower: Any, what: Array, where: Array | Spans, **drawn: Array) -> Encoded:
     """What a tower makes of clips and their lengths, rows that clips share, or token rows and their mask."""
     if isinstance(where, Spans):
-        return tower.encode_packed(what, where)
+        return tower.encode_packed(what, where, **drawn)
     return tower(what, where, **drawn)
 
 
@@ -117,15 +127,15 @@ def value_and_gradient(
 ) -> tuple[Float[Array, ""], Weights, tuple[Array, Array], Weights]:
     """Loss of a whole batch, gradient of every trainable parameter, the batch's rows, running statistics.
 
-    `accumulation` parts of the batch are encoded one after the other; unless a tower draws from `key`, of
-    which each part has its own, the result does not depend on it. A tower without trainable parameters runs
+    `accumulation` parts of the batch are encoded one after the other; unless a tower draws for all rows at
+    once, the result does not depend on it. A tower without trainable parameters runs
     once per part and takes no backward pass. `raw` is as for `embed`. The running statistics are those after
     the batch, of which a batch in parts, that they do not go with, changes none.
     """
     merge = lambda weights: parts.merge(weights, frozen)  # noqa: E731
     towers = {side: parts.learns(side) for side in ("audio", "text")}
     if accumulation == 1:
-        inputs = prepare(merge(trainable), batch, key, **towers)
+        inputs = prepare(merge(trainable), batch, row_keys(batch, key), **towers)
 
         def whole(weights: Weights) -> tuple[Array, tuple[tuple[Array, Array], Weights]]:
             module = merge(weights)
@@ -135,13 +145,13 @@ def value_and_gradient(
         (value, (rows, statistics)), gradient = jax.value_and_grad(whole, has_aux=True)(trainable)
         return value, gradient, rows, statistics
 
-    def encode(part: tuple[Batch, Array]) -> tuple[Inputs, tuple[Array, Array]]:
+    def encode(part: tuple[Batch, dict[str, Array]]) -> tuple[Inputs, tuple[Array, Array]]:
         module = merge(trainable)
         inputs = prepare(module, *part, **towers)
         return inputs, embed(module, inputs, raw=raw)
 
-    pieces = jax.tree.map(lambda x: cut(x, accumulation), batch)
-    inputs, parted = jax.lax.map(encode, (pieces, jax.random.split(key, accumulation)))
+    pieces = jax.tree.map(lambda x: cut(x, accumulation), (batch, row_keys(batch, key)))
+    inputs, parted = jax.lax.map(encode, pieces)
     rows = jax.tree.map(join, parted)
 
     def from_rows(weights: Weights, rows: tuple[Array, Array]) -> Array:
@@ -199,11 +209,11 @@ def make_step(
     """The compiled `step(state, frozen, batch) -> (state, metrics)`; it takes over the memory of `state`.
 
     The batch (keys `waveform` B T float32 and `lengths` B, or packed rows R T with their `starts` R P,
-    `sizes` R P and `place` B; `ids` B N and `text_mask` B N; with caches `audio_pooled` and `text_pooled` B D
-    float32 in their place; `identity` B, `pair_mask` B, `stopping` B) is spread over the mesh, state and
-    frozen parameters lie where `design` says. Metrics are float32 scalars: loss, grad_norm (before clipping),
-    learning_rate, the model's `scalars` (those that the loss was computed with), and the mean cosines
-    `positive` and `negative`; the bool `stopping` says whether it stood in any row.
+    `sizes` R P, `numbers` R P and `place` B; `ids` B N and `text_mask` B N; with caches `audio_pooled` and
+    `text_pooled` B D float32 in their place; `identity` B, `pair_mask` B, `stopping` B) is spread over the
+    mesh, state and frozen parameters lie where `design` says. Metrics are float32 scalars: loss, grad_norm
+    (before clipping), learning_rate, the model's `scalars` (those that the loss was computed with), and the
+    mean cosines `positive` and `negative`; the bool `stopping` says whether it stood in any row.
     """
     parts, optimizer, schedule = design.parts, design.optimizer, design.schedule
     loss = make_loss(config.loss, mesh if mesh.size > 1 else None)

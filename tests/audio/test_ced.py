@@ -122,7 +122,7 @@ def thinning(sound):
 def test_patches_are_left_out_in_rows_and_columns_with_their_positions(thinning, clip, padded):
     batch, lengths = padded([("c3s", 0, None), ("c0_5s", 0, None)])
     x, real = thinning._embed(*thinning.frontend(jnp.asarray(batch), jnp.asarray(lengths)))
-    kept, kept_real = thinning._thinned(x, real, jax.random.key(1))
+    kept, kept_real = thinning._thinned(x, real, jax.random.split(jax.random.key(1)))
     steps = x.shape[1] // 4
     assert kept.shape[1] == 3 * (steps - steps // 4)
     for row in range(2):
@@ -140,7 +140,7 @@ def test_patches_are_left_out_in_rows_and_columns_with_their_positions(thinning,
 def test_training_encodes_fewer_tokens_and_evaluation_all(thinning, sound, padded):
     batch, lengths = map(jnp.asarray, padded([("c10s", 0, None), ("c0_5s", 0, None)]))
     train = nnx.jit(lambda module, key: module(batch, lengths, key=key))
-    one, other = train(thinning, jax.random.key(0)), train(thinning, jax.random.key(1))
+    one, other = (train(thinning, jax.random.split(jax.random.key(seed))) for seed in (0, 1))
     assert one.tokens.shape[1] == 3 * (62 - 15)
     assert np.isfinite(one.pooled).all()
     assert np.abs(np.asarray(one.pooled - other.pooled)).max() > 1e-3

@@ -67,7 +67,8 @@ def test_loudness_does_not_reach_the_speech_and_silence_is_no_nan(tower, batch):
 def test_training_draws_and_stores_statistics(tower, batch):
     module = nnx.clone(tower)
     assert module.draws
-    one, other = (train(module, batch[0], jax.random.key(seed)) for seed in (0, 1))
+    keys = jax.random.split(jax.random.key(0), (2, len(batch[0])))
+    one, other = (train(module, batch[0], key) for key in keys)
     assert not np.allclose(one, other, atol=1e-4)
     assert not np.array_equal(module.fusion.mix.wide.norm.mean[...], tower.fusion.mix.wide.norm.mean[...])
     # What the frozen network stores is not touched.

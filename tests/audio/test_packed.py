@@ -1,5 +1,8 @@
 """Clips that share rows come out as they do alone, whatever lies beside them."""
 
+import dataclasses
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -7,10 +10,11 @@ from flax import nnx
 
 from glap_jax.audio.packed import Spans
 from glap_jax.audio.whisper import WhisperConfig
+from glap_jax.drawing import Masking
 from glap_jax.families import from_torch
 
-encode = nnx.jit(lambda module, waveform, lengths: module(waveform, lengths))
-encode_packed = nnx.jit(lambda module, waveform, spans: module.encode_packed(waveform, spans))
+encode = nnx.jit(lambda module, waveform, lengths, **drawn: module(waveform, lengths, **drawn))
+encode_packed = nnx.jit(lambda module, *rows, **drawn: module.encode_packed(*rows, **drawn))
 
 # Samples around the edges of frames, tokens and slots; the first fill a row by themselves.
 LENGTHS = (
@@ -68,13 +72,13 @@ def clips(clip):
     return pieces
 
 
-def alone(module, clips):
+def alone(module, clips, **drawn):
     """Of all clips, each in a padded row."""
     lengths = np.array([len(each) for each in clips], np.int32)
     waveform = np.zeros((len(clips), lengths.max()), np.float32)
     for row, each in zip(waveform, clips, strict=True):
         row[: len(each)] = each
-    return encode(module, jnp.asarray(waveform), jnp.asarray(lengths))
+    return encode(module, jnp.asarray(waveform), jnp.asarray(lengths), **drawn)
 
 
 @pytest.fixture
@@ -113,3 +117,21 @@ def test_packed_clips_equal_the_clips_alone(tower, clips, family):
         assert first > 0
         tokens = found.tokens[row, first : first + count]
         np.testing.assert_allclose(tokens, expected.tokens[16, :count], atol=2e-5)
+
+
+@pytest.mark.parametrize("family", ["dasheng", "ced"])
+def test_packed_clips_draw_what_the_clips_alone_draw(tower, clips, family):
+    """Wherever they lie: a clip's key decides what is blanked and left out of it."""
+    module, drawing = tower(family), {"masking": Masking(2, 0.3, 1, 0.5)}
+    drawing |= {} if family == "dasheng" else {"patch_dropout": 0.4}
+    module.config = dataclasses.replace(module.config, **drawing)
+    keys = jax.random.split(jax.random.key(0), len(clips))
+    expected = alone(module, clips, key=keys)
+    waveform, spans = lie(clips, slot=module.SLOT, size=161280 // module.SLOT)
+    numbers = np.zeros(spans.starts.size, int)
+    numbers[spans.place] = np.arange(len(clips))
+    found = encode_packed(module, waveform, spans, key=keys[numbers.reshape(spans.starts.shape)])
+    np.testing.assert_allclose(found.pooled, expected.pooled, atol=1e-5)
+    assert int(found.mask.sum()) == int(expected.mask.sum())
+    plain = encode_packed(module, waveform, spans).pooled
+    assert (np.abs(np.asarray(found.pooled - plain)).max(axis=1) > 1e-3).sum() > 10

@@ -32,7 +32,8 @@ def data(kind, **layout):
 def test_every_clip_lies_where_its_device_and_part_looks(shares, parts):
     """Parts are cut as a step cuts them; a bad clip takes a slot of silence."""
     found = examples(np.random.default_rng(0), 48)
-    arrange = packing.arrangement(data("packed", row_seconds=2.0), slot=SLOT, shares=shares, parts=parts)
+    own = {"slot": SLOT, "shares": shares, "parts": parts, "rows": range(96, 144)}
+    arrange = packing.arrangement(data("packed", row_seconds=2.0), **own)
     batch = arrange(found)
     rows, size = batch["waveform"].shape
     assert size == 2 * 16000
@@ -40,7 +41,8 @@ def test_every_clip_lies_where_its_device_and_part_looks(shares, parts):
     assert batch["lengths"].tolist() == [len(each["waveform"]) or SLOT for each in found]
     covered = np.zeros(batch["waveform"].shape, bool)
     for part in range(parts):
-        cut = {name: batch[name][part::parts] for name in ("waveform", "starts", "sizes", "place", "order")}
+        names = ("waveform", "starts", "sizes", "numbers", "place", "order")
+        cut = {name: batch[name][part::parts] for name in names}
         for of, (place, number) in enumerate(zip(cut["place"], cut["order"], strict=True)):
             example = found[number]
             row, which = divmod(int(place), packing.MOST_CLIPS)
@@ -48,6 +50,7 @@ def test_every_clip_lies_where_its_device_and_part_looks(shares, parts):
             assert row * shares // (rows // parts) == of * shares // (48 // parts)
             first, sound = int(cut["starts"][row, which]) * SLOT, example["waveform"]
             assert cut["sizes"][row, which] == (len(sound) or SLOT)
+            assert cut["numbers"][row, which] == 96 + number
             np.testing.assert_array_equal(cut["waveform"][row, first : first + len(sound)], sound)
             taken = covered[part::parts][row, first : first + (len(sound) or SLOT)]
             assert not taken.any()

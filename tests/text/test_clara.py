@@ -116,7 +116,8 @@ def test_dropout_acts_in_training_alone(sound, rows):
     module = nnx.clone(sound)
     module.blocks.layers.dropout = 0.5
     train = nnx.jit(lambda module, key: module(*rows, key=key).pooled)
-    plain, one, other = (train(module, key) for key in (None, *jax.random.split(jax.random.key(0))))
+    keys = jax.random.split(jax.random.key(0), (2, len(rows[0])))
+    plain, one, other = (train(module, key) for key in (None, *keys))
     np.testing.assert_allclose(plain, encode(sound, *rows).pooled, atol=1e-6)
     assert np.abs(one - plain).max() > 1e-3
     assert np.abs(one - other).max() > 1e-3

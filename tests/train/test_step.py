@@ -24,6 +24,7 @@ from glap_jax.train.step import (
     make_loss,
     make_step,
     prepare,
+    row_keys,
     step_key,
     value_and_gradient,
 )
@@ -77,7 +78,7 @@ def drawn(tiny, changed, monkeypatch):
         encoded = forward(self, *inputs)
         if key is None:
             return encoded
-        return encoded._replace(pooled=encoded.pooled * jax.random.uniform(key, encoded.pooled.shape))
+        return encoded._replace(pooled=encoded.pooled * jax.random.uniform(key[0], encoded.pooled.shape))
 
     monkeypatch.setattr(Sonar, "__call__", noisy)
     monkeypatch.setattr(Sonar, "draws", True, raising=False)
@@ -95,9 +96,9 @@ def test_accumulation_is_exact_given_the_same_draws(tiny, noise, drawn, build):
 
     def direct(weights):
         module = nnx.merge(held.graph, weights, held.frozen)
-        pieces, keys = {name: cut(x, 2) for name, x in batch.items()}, jax.random.split(key, 2)
-        each = [{name: x[number] for name, x in pieces.items()} for number in range(2)]
-        inputs = [prepare(module, *pair, audio=True, text=False) for pair in zip(each, keys, strict=True)]
+        pieces = jax.tree.map(lambda x: cut(x, 2), (batch, row_keys(batch, key)))
+        each = [jax.tree.map(lambda x, number=number: x[number], pieces) for number in range(2)]
+        inputs = [prepare(module, *part, audio=True, text=False) for part in each]
         rows = jax.tree.map(lambda *side: join(jnp.stack(side)), *(embed(module, part) for part in inputs))
         return loss(module, *rows, batch), rows
 
