@@ -14,6 +14,7 @@ from flax import nnx
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 
 from glap_jax.config import TrainConfig
+from glap_jax.encoders import pooled_width
 from glap_jax.model import DualEncoder
 from glap_jax.train import lora
 from glap_jax.train import state as states
@@ -70,7 +71,8 @@ def train(config: TrainConfig) -> Flops:
 
     A tower in which anything learns counts three times its forward pass, a frozen one once, heads three
     times, and a tower that a cache stands for not at all. What is computed again to save memory does not
-    count. The loss compares all pairs of the batch: one product forward, two backward.
+    count. The loss compares all pairs of the batch: one product forward, two backward. Clips are as long as
+    `crop_seconds`, in whichever layout; those of packed rows ask for less.
     """
     module = _module(config)
     adapters = lora.adapters(module, config.lora, seed=config.seed)
@@ -100,7 +102,7 @@ def _forward(module: DualEncoder, config: TrainConfig, pairs: int) -> Flops:
         return count(lambda state, *inputs: nnx.merge(graph, state)(*inputs), state, *inputs)
 
     heads = sum(
-        of(f"{side}_head", shape((pairs, tower.width), jnp.float32))
+        of(f"{side}_head", shape((pairs, pooled_width(tower)), jnp.float32))
         for side, tower in (("audio", config.model.audio), ("text", config.model.text))
     )
     return Flops(audio=of("audio", *sound), text=of("text", *words), heads=heads)

@@ -9,6 +9,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from glap_jax import flops
 from glap_jax.audio.dasheng import DashengConfig
+from glap_jax.audio.whisper import WhisperConfig
 from glap_jax.config import DataConfig, LossConfig, ModelConfig, TrainConfig
 from glap_jax.text.sonar import SonarConfig
 
@@ -112,6 +113,13 @@ HEADS = 2 * (32 * 24 + 16 * 24 + 2 * 24**2)
 
 def test_forward_of_a_small_model_by_hand(small):
     assert flops.forward(small, 3) == flops.Flops(3 * AUDIO, 3 * TEXT, 3 * HEADS)
+
+
+def test_heads_take_what_the_towers_pool(small):
+    """Of Whisper, the mean of each layer and of what goes into the first."""
+    layers = WhisperConfig(width=32, layers=3, heads=2, hidden=64, window="clip", pooling="layers")
+    wide = dataclasses.replace(small, model=dataclasses.replace(small.model, audio=layers))
+    assert flops.forward(wide).heads == HEADS + 2 * 3 * 32 * 24
 
 
 def test_a_step_counts_three_times_what_learns(small):

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, get_args
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -167,7 +168,8 @@ class Whisper(nnx.Module):
         self, x: Float[Array, "B N D"], seen: Seen | None, mean: Callable[[Array], Float[Array, "C D"]]
     ) -> tuple[Float[Array, "B N D"], Float[Array, "C E"]]:
         """What the layers make of `x`, and its pooled form; `mean` is that of each clip's tokens."""
-        first = mean(x)
+        # Layers that rest let what is before them rest too.
+        first = mean(jax.lax.stop_gradient(x) if self.blocks.resting else x)
         x, means = self.blocks.watched(mean, x, seen)
         x = self.norm(x)
         pooled = [mean(x)] if self.config.pooling == "last" else [first, *means[:-1], mean(x)]

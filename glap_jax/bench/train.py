@@ -26,6 +26,7 @@ from glap_jax.errors import GlapError
 from glap_jax.layers import compute_dtype
 from glap_jax.parallel.sharding import make_mesh, over_batch
 from glap_jax.plan.program import abstract_batch
+from glap_jax.plan.report import AS_PADDED
 from glap_jax.train import cached
 from glap_jax.train import state as states
 from glap_jax.train.step import make_step
@@ -282,10 +283,12 @@ def line(row: Row) -> str:
 def _about(config: TrainConfig, peak: float) -> str:
     """What the table was measured on, in a line."""
     kind, each = jax.devices()[0].device_kind, flops.train(config).model / config.batch
+    layout = config.data.layout.kind
     return (
         f"{config.name}, batch {config.batch}, {config.data.crop_seconds:g} s, "
         f"{compute_dtype(config.dtype).name}, remat {config.remat}, {config.optimizer.kind}: "
         f"{each / 1e9:.3g} GFLOP a clip; {kind}, matrix products at {peak / 1e9:.0f} GFLOP/s"
+        + ("" if layout == "padded" else f"; {AS_PADDED.format(layout)}")
     )
 
 

@@ -10,6 +10,8 @@ from glap_jax.plan.chips import GIB, Chip
 from glap_jax.plan.compile import Compiled
 
 SECONDS_A_DAY = 86_400
+# Nobody knows here how long the clips of a run are.
+AS_PADDED = "each clip in a row of 'data.crop_seconds', as in padded batches; those of this run are {}"
 
 
 def roofline(compiled: Compiled, flops: Flops, config: TrainConfig, chip: Chip) -> dict[str, float]:
@@ -59,6 +61,7 @@ def described(
         "devices": compiled.devices,
         "batch": config.batch,
         "accumulation": config.accumulation,
+        "layout": config.data.layout.kind,
         "remat": config.remat,
         "fsdp": config.parallel.fsdp,
         "slices": config.parallel.slices,
@@ -80,6 +83,7 @@ def text(plan: Mapping[str, Any]) -> str:
         f"{plan['devices']} devices ({_slices(plan)}), batch {plan['batch']}: "
         f"{plan['batch'] // plan['devices']} pairs a device; remat {plan['remat']}, fsdp {plan['fsdp']}, "
         f"accumulation {plan['accumulation']}, {plan['dtype']}",
+        *([] if plan["layout"] == "padded" else [AS_PADDED.format(plan["layout"])]),
         "",
         "| memory a device | GiB |",
         "|-|-|",

@@ -30,12 +30,13 @@ def test_a_table(capsys, monkeypatch):
     rows = [bench.Row("ours", 200.4, 180.6, 5.0, 10.0, 5.0, 0.456, 9.0, 1_234_000_000)]
     rows += [bench.Row("torch", 400.0, 390.0, 2.5, 5.0, 2.5, 0.228, 9.0)]
     monkeypatch.setattr(bench, "measure", lambda config, **options: rows)
-    assert cli.main(["bench", "train", *TINY]) == 0
+    assert cli.main(["bench", "train", *TINY, "--data.layout.kind", "packed"]) == 0
     head, _, ours, torch, _, about = capsys.readouterr().out.splitlines()
     assert head == "| step of | ms | best, ms | clips/s | x real time | MFU, % | peak memory, GB |"
     assert ours == "| glap_jax | 200 | 181 | 10.00 | 5.0 | 45.6 | 1.23 |"
     assert torch == "| PyTorch | 400 | 390 | 5.00 | 2.5 | 22.8 | – |"
     assert about.startswith("quickstart, batch 2, 0.5 s, float32, remat full, adam: ")
+    assert about.endswith("as in padded batches; those of this run are packed")
 
 
 @pytest.mark.torch

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from glap_jax import cli
-from glap_jax.config import TrainConfig
+from glap_jax.config import LayoutConfig, TrainConfig
 from glap_jax.errors import GlapError
 from glap_jax.flops import Flops
 from glap_jax.plan import chips, command, report
@@ -75,6 +75,12 @@ def test_a_plan_as_it_is_printed():
     assert "model FLOPs a step: 8 T (audio 6, text 1, heads 1, loss 0.1; the loss apart)" in text
     assert "at best 0.12 s a step" in text
     assert "533 clips/s, MFU 8.5 %" in text
+    assert "padded" not in text
+    data = dataclasses.replace(RUN.data, layout=LayoutConfig("packed"))
+    text = report.text(
+        report.described(dataclasses.replace(RUN, data=data), "v5e:2x2", compiled(), FLOPS, V5E)
+    )
+    assert text.splitlines()[1].endswith("as in padded batches; those of this run are packed")
 
 
 def plan_of(total: int, held: int) -> dict:

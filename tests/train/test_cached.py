@@ -13,6 +13,7 @@ import pytest
 from flax import nnx
 
 from glap_jax import folder
+from glap_jax.config import LayoutConfig
 from glap_jax.errors import GlapError
 from glap_jax.offline.vectors import VectorCacheWriter
 from glap_jax.parallel.sharding import ParallelConfig, like_parameters, make_mesh, place
@@ -82,6 +83,23 @@ def test_losses_and_models_are_those_of_the_frozen_tower(config, changed, tmp_pa
     resumed = loop.train(changed(cached, out=plain.out), resume=True, devices=one_device())
     assert resumed.step == 20
     assert losses(resumed.out) == before
+
+
+def test_cached_texts_follow_their_clips_into_packed_rows(config, changed, monkeypatch):
+    """Where several devices share the clips out in another order."""
+    tower = lambda ids, mask: ids.astype(np.float32)  # noqa: E731
+    monkeypatch.setattr(embedding, "open_tower", lambda *_: (tower, "a tower"))
+    texts = Path(embed_text.embed_text(config, devices=one_device())).name
+    mesh, found = make_mesh(config.parallel, jax.devices()[:4]), []
+    for layout in (LayoutConfig(), LayoutConfig("packed", row_seconds=0.96)):
+        data = {"text_cache": texts, "crop_seconds": 0.48, "layout": layout}
+        with contextlib.closing(batches.open_data(changed(config, batch=16, data=data), mesh)[0]) as opened:
+            batch, _ = batches.next_batch(opened, mesh, "pair")
+        found.append(np.column_stack([batch["identity"], batch["text_pooled"]]).tolist())
+    assert "place" in batch
+    padded, packed = found
+    assert packed != padded
+    assert sorted(packed) == sorted(padded)
 
 
 def test_killed_embedding_goes_on(config, changed, monkeypatch):
