@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from glap_jax import config as configs
-from glap_jax import inference
+from glap_jax import fingerprint, inference
 from glap_jax.config import TrainConfig
 from glap_jax.errors import GlapError
 from glap_jax.eval import evaluate
@@ -58,9 +58,8 @@ def run(out: Path, *, fresh: bool, steps: int | None = None) -> None:
     model = inference.load(result.model)
     embedded = evaluate.embed(model, config.data)
     tables = evaluate.tables(embedded)
-    evaluate.report(
-        embedded, tables, out / evaluate.EVALUATION, title="Quickstart", facts={"steps": result.step}
-    )
+    facts = {"steps": result.step, "parameters": fingerprint.of_module(model.module, model.config)}
+    evaluate.report(embedded, tables, out / evaluate.EVALUATION, title="Quickstart", facts=facts)
     print(summary(tables))
     print(search(model, embedded))
     print(f"\n{time.monotonic() - began:.0f} s in all.")

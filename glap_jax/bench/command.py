@@ -180,16 +180,17 @@ def index(*, pairs: int = 1_000_000, shards: int = 100) -> None:
     body.run(pairs=pairs, shards=shards)
 
 
-def retrieval(*, size: int = 100_000, width: int = 512) -> None:
+def retrieval(*, size: int = 100_000, width: int = 512, clips: int | None = None) -> None:
     """Measures how long retrieval figures of made-up clips take, and the memory; prints a Markdown table.
 
     Args:
-        size: clips, and as many captions.
+        size: captions, and as many clips unless `clips` says fewer.
         width: of their embeddings.
+        clips: they share the captions evenly, each being right for several.
     """
     from glap_jax.bench import retrieval as body
 
-    body.run(size=size, width=width)
+    body.run(size=size, width=width, clips=clips)
 
 
 def soak(

@@ -16,7 +16,7 @@ from glap_jax.eval.engine import Encoded, Run
 from glap_jax.eval.folds import SEED, parted
 from glap_jax.eval.metrics import Ids, Rows, unit_rows, unseen
 from glap_jax.eval.ranking import TIE, blocks
-from glap_jax.eval.task import TaskResult
+from glap_jax.eval.result import TaskResult
 
 # Thresholds that are tried on a dev split: every 0.0001 of cosine.
 GRID = np.linspace(-1.0, 1.0, 20_001, dtype=np.float32)

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -10,15 +10,25 @@ from jaxtyping import Bool, Float, Int
 from glap_jax.errors import GlapError
 from glap_jax.eval.bootstrap import drawn_medians, drawn_sums, ends, per_query
 from glap_jax.eval.engine import Encoded, Run
+from glap_jax.eval.figures import MANY, curves
+from glap_jax.eval.result import Row, Sample, TaskResult
 from glap_jax.eval.retrieval import Table, retrieval_tables
-from glap_jax.eval.task import Row, TaskResult, labels_of
+from glap_jax.eval.task import labels_of
+from glap_jax.eval.task_figures import MEAN, take_sample
 from glap_jax.eval.zeroshot import means
 from glap_jax.inference import Model
 from glap_jax.pipeline.evaluation import Clip
 
 T = TypeVar("T")
-# Rows of a task: the mean of the others, and clips without the field that tells sets apart.
-MEAN, NONE = "mean", "none"
+# Clips without the field that tells sets apart.
+NONE = "none"
+
+
+class Found(NamedTuple):
+    """Tables of all clips and of each set of them, and some clips with a caption of each."""
+
+    tables: list[Table]
+    sample: Sample
 
 
 def measure(run: Run) -> TaskResult:
@@ -31,26 +41,31 @@ def measure(run: Run) -> TaskResult:
     """
     task = run.task
     encoded, asking = candidates(run)
-    tables, counts = [], []
+    found, counts = [], []
     for language in task.languages or (None,):
         captions = [[(one.text, one.language) for one in clip.captions] for clip in encoded.clips]
         if language is not None:
             captions = told_captions(encoded.clips, language, task.told(language))
         most, same = task.captions, task.same_captions
-        tables.append(searched(run.model, encoded, captions, most=most, same=same, asking=asking, by=task.by))
+        found.append(searched(run.model, encoded, captions, most=most, same=same, asking=asking, by=task.by))
         counts.append(np.array([len(some[:most]) for some in captions])[asking])
-    if len(tables) > 1:
-        rows = [as_row(found, name) for (found,), name in zip(tables, task.languages, strict=True)]
+    sample, (whole, *sets) = found[0].sample, found[0].tables
+    if len(found) > 1:
+        named = list(zip(task.languages, (each.tables[0] for each in found), strict=True))
+        rows = [as_row(one, name) for name, one in named]
         # Clips are drawn, each with its captions in every language.
-        drawn = [_drawn(found, many) for (found,), many in zip(tables, counts, strict=True)]
-        return run.result(*means(rows), rows=rows, intervals=_mean_intervals(drawn))
-    ((found, *sets),) = tables
-    whole, rows = as_row(found, task.name), [as_row(one, one.name) for one in sets]
+        drawn = [_drawn(one, many) for (_, one), many in zip(named, counts, strict=True)]
+        likely = _mean_intervals(drawn)
+        return run.result(*means(rows), rows=rows, intervals=likely, curves=curves(named), sample=sample)
+    row, rows = as_row(whole, task.name), [as_row(one, one.name) for one in sets]
+    shown = curves([("all", whole), *((one.name, one) for one in sets[: MANY - 1])])
     if rows:
         names = np.array(set_names(encoded.clips, task.by))[asking]
         drawn = [_drawn(one, counts[0][names == one.name], seed) for seed, one in enumerate(sets)]
-        rows.append(Row(MEAN, found.clips, *means(rows), _mean_intervals(drawn)))
-    return run.result(whole.figures, whole.chance, intervals=whole.intervals, rows=rows)
+        rows.append(Row(MEAN, whole.clips, *means(rows), _mean_intervals(drawn)))
+    return run.result(
+        row.figures, row.chance, intervals=row.intervals, rows=rows, curves=shown, sample=sample
+    )
 
 
 def _drawn(
@@ -127,7 +142,7 @@ def searched(
     same: bool = False,
     asking: Bool[np.ndarray, " A"] | None = None,
     by: str = "",
-) -> list[Table]:
+) -> Found:
     """Both directions among the clips that have captions and these, and among each set of them.
 
     Args:
@@ -146,15 +161,20 @@ def searched(
     distinct = list(dict.fromkeys(told))
     texts, languages = zip(*distinct, strict=True)
     place = {caption: row for row, caption in enumerate(distinct)}
-    sets = set_names(encoded.clips, by) if by else None
-    return retrieval_tables(
-        encoded.audio[described],
-        model.encode_text(texts, language=languages)[[place[caption] for caption in told]],
-        owners=np.repeat(np.arange(len(kept)), [len(some) for some in kept]),
+    audio = encoded.audio[described]
+    vectors = model.encode_text(texts, language=languages)[[place[caption] for caption in told]]
+    owners = np.repeat(np.arange(len(kept)), [len(some) for some in kept])
+    sets = set_names(encoded.clips, by) if by else [clip.language for clip in encoded.clips]
+    sets = list(itertools.compress(sets, described))
+    tables = retrieval_tables(
+        audio,
+        vectors,
+        owners=owners,
         captions=[text for text, _ in told] if same else None,
-        groups=None if sets is None else list(itertools.compress(sets, described)),
+        groups=sets if by else None,
         asking=None if asking is None else asking[described],
     )
+    return Found(tables, take_sample(audio, vectors, owners, sets, "captions"))
 
 
 def set_names(clips: Sequence[Clip], by: str) -> list[str]:

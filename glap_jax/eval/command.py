@@ -1,11 +1,13 @@
 """What `glap-jax eval` does."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from glap_jax import config as configs
 from glap_jax import fingerprint, inference
-from glap_jax.eval import engine, evaluate, keywords, task_table
+from glap_jax.errors import GlapError
+from glap_jax.eval import engine, evaluate, task_figures, task_table
 from glap_jax.eval import task as tasks_of
 from glap_jax.eval.compare import compare as side_by_side
 from glap_jax.eval.page import surroundings, write_page
@@ -17,8 +19,7 @@ def groups(model: str, data: Path, out: Path | None, languages: Sequence[str]) -
     """Retrieval on the test groups of the configuration `data`; writes the report and prints its tables."""
     loaded = inference.load(model)
     target = out or evaluate.report_folder(model)
-    said = facts(model, loaded)
-    settings = configs.load(data)
+    said, settings = {"model": model}, configs.load(data)
     found = evaluate.evaluate(loaded, settings, out=target, facts=said, points=True, languages=languages)
     print(markdown_tables(found))
     print(f"report: {target / 'report.html'}")
@@ -41,11 +42,19 @@ def list_tasks() -> None:
 
 
 def tasks(model: str, names: Sequence[str], root: Path, out: Path | None) -> None:
-    """Runs tasks; prints their figures, and writes tasks.md, tasks.html, tasks.json and bar charts.
+    """Runs tasks; prints their figures, and writes tasks.md, tasks.html, tasks.json and pictures.
 
     Tasks that cannot be read, and datasets that are not there, are told before the model is loaded.
+
+    Raises:
+        GlapError: these, two tasks of one name, or what `engine.run` finds wrong.
     """
-    chosen = [tasks_of.read(name) for name in names]
+    chosen = [tasks_of.read(path) for path in names]
+    for name, count in Counter(task.name for task in chosen).items():
+        if count > 1:
+            raise GlapError(
+                f"eval: two of the tasks are called '{name}'; change the 'name' of one, or give it once"
+            )
     for task in chosen:
         engine.require(task, root)
     loaded = inference.load(model)
@@ -53,13 +62,10 @@ def tasks(model: str, names: Sequence[str], root: Path, out: Path | None) -> Non
     results = [engine.run(loaded, task, root) for task in chosen]
     text, known = task_table.markdown_results(results), facts(model, loaded)
     print(text)
-    charts = {
-        f"{result.task.name}.png": keywords.bar_chart(result)
-        for result in results
-        if result.task.kind == "keywords"
-    }
+    charts = {file: figure for result in results for file, figure in task_figures.pictures(result).items()}
     content = {"model": model, "facts": known, "tasks": [result.as_json() for result in results]}
     listed = "\n".join(f"- {name}: {value}" for name, value in known.items())
-    shown = "".join(f"\n![{Path(name).stem}]({name})\n" for name in charts)
-    write_page(target, "tasks", f"# {model}\n\n{listed}\n\n{text}\n{shown}", content, figures=charts)
+    shown = [f"![{Path(file).stem}]({file})" for file in charts]
+    page = "\n\n".join([f"# {model}", listed, text, *shown]) + "\n"
+    write_page(target, "tasks", page, content, figures=charts)
     print(f"report: {target / 'tasks.html'}")

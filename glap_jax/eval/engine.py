@@ -12,7 +12,8 @@ import numpy as np
 from jaxtyping import Float
 
 from glap_jax.errors import GlapError
-from glap_jax.eval.task import KINDS, Row, Task, TaskResult, labels_of, read
+from glap_jax.eval.result import Curve, Row, Sample, TaskResult
+from glap_jax.eval.task import KINDS, Task, labels_of, read
 from glap_jax.inference import Model
 from glap_jax.pipeline import files
 from glap_jax.pipeline.bad import BadClip
@@ -146,6 +147,8 @@ class Run:
         rows: Sequence[Row] = (),
         notes: Sequence[str] = (),
         intervals: Mapping[str, list[float]] = MappingProxyType({}),
+        curves: Mapping[str, Sequence[Curve]] = MappingProxyType({}),
+        sample: Sample | None = None,
     ) -> TaskResult:
         """The result of the clips encoded, with the figures that the task shows."""
         shown, published = self.task.shown(), self.task.dataset.clips
@@ -169,6 +172,8 @@ class Run:
             rows=tuple(rows),
             notes=tuple(notes),
             intervals={name: intervals[name] for name in shown if name in intervals},
+            curves=dict(curves),
+            sample=sample,
         )
 
 
@@ -215,8 +220,9 @@ def find(task: Task, root: Path, split: str | None = None) -> tuple[str, ...]:
         if not data.recipe:
             raise GlapError(f"{said}; mend 'dataset.shards' or --root")
         folder = root / (data.folder or data.recipe)
+        source = f" from {data.page}" * bool(data.page) + f" ({data.layout})" * bool(data.layout)
         raise GlapError(
-            f"{said}; get the corpus from {data.page} ({data.layout}), then run `glap-jax data build "
+            f"{said}; get the corpus{source}, then run `glap-jax data build "
             f"data/recipes/{data.recipe}.py CORPUS {folder}`, or name another --root"
         )
     return patterns

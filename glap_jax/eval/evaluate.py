@@ -9,14 +9,17 @@ from typing import overload
 import numpy as np
 from jaxtyping import Float, Int
 
+from glap_jax import fingerprint
 from glap_jax.config import DataConfig, TrainConfig
 from glap_jax.errors import GlapError
 from glap_jax.eval import engine
 from glap_jax.eval.caption_retrieval import searched, told_captions
+from glap_jax.eval.page import surroundings
 from glap_jax.eval.plane import plane
 from glap_jax.eval.report import write_report
+from glap_jax.eval.result import TaskResult
 from glap_jax.eval.retrieval import Table, heat_map, retrieval_tables
-from glap_jax.eval.task import Task, TaskResult
+from glap_jax.eval.task import Task
 from glap_jax.folder import is_model
 from glap_jax.inference import Model
 from glap_jax.pipeline.captions import TRUE_LANGUAGE
@@ -76,8 +79,8 @@ def language_tables(model: Model, embedded: Embedded, languages: Sequence[str], 
     found = []
     for language in languages:
         captions = told_captions(embedded.clips, language, language if told == TRUE_LANGUAGE else told)
-        (table,) = searched(model, engine.Encoded(embedded.audio, embedded.clips), captions, same=True)
-        found.append(dataclasses.replace(table, kind="text", name=language))
+        one = searched(model, engine.Encoded(embedded.audio, embedded.clips), captions, same=True)
+        found.append(dataclasses.replace(one.tables[0], kind="text", name=language))
     return found
 
 
@@ -146,6 +149,7 @@ def evaluate(
     embedded = embed(model, data)
     found = tables(embedded) + language_tables(model, embedded, languages, data.language)
     if out is not None:
+        facts = {**(facts or {}), "parameters": fingerprint.of_module(model.module, model.config)}
         report(embedded, found, out, title=title, facts=facts, points=points)
     return found
 
@@ -168,7 +172,7 @@ def report(
     facts: Mapping[str, str | int | float] | None = None,
     points: bool = False,
 ) -> list[Path]:
-    """Writes the report of `tables(embedded)` into the folder `out`; returns the files."""
+    """Writes the report of `tables(embedded)`, which tells the surroundings; returns the files."""
     known = {"clips": len(embedded.clips), "captions": len(embedded.text), "width": embedded.audio.shape[1]}
     names = [clip.group for clip in embedded.clips]
     shown = (embedded.audio, embedded.text)
@@ -176,7 +180,7 @@ def report(
         out,
         found,
         title=title,
-        facts={**known, **(facts or {})},
+        facts={**known, **(facts or {}), **surroundings()},
         heat_map=heat_map(*shown, owners=embedded.owners, groups=names),
         plane=plane(*shown, owners=embedded.owners, groups=names) if points else None,
         queries=queries(embedded.clips),

@@ -8,12 +8,15 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from glap_jax.eval.plane import Plane
+from glap_jax.eval.result import Curve
 from glap_jax.eval.retrieval import HeatMap, Table
 
 DIRECTIONS = {
     "a2t": "Audio to text: find the caption of a clip",
     "t2a": "Text to audio: find the clip of a caption",
 }
+# Groups of clips from which on their names are small, and their points of one colour.
+MANY = 10
 
 
 def set_name(table: Table) -> str:
@@ -24,17 +27,32 @@ def set_name(table: Table) -> str:
 def recall_figure(tables: Sequence[Table]) -> Figure:
     """R@k against k in both directions, for the pooled set and the groups, with chance dashed."""
     shown = [table for table in tables if table.kind not in ("language", "text")] or list(tables)
+    return curve_figure(curves([(set_name(table), table) for table in shown]))
+
+
+def curves(tables: Sequence[tuple[str, Table]]) -> dict[str, list[Curve]]:
+    """Those of tables and what they are called, in both directions."""
+    return {
+        heading: [
+            Curve(name, table.curve["k"], table.curve[direction], table.curve[f"{direction}_chance"])
+            for name, table in tables
+        ]
+        for direction, heading in DIRECTIONS.items()
+    }
+
+
+def curve_figure(headed: Mapping[str, Sequence[Curve]]) -> Figure:
+    """A panel for each heading with its curves, the first of them thick, and chance dashed."""
     colours = matplotlib.colormaps["tab10"]
-    figure = Figure(figsize=(10, 4.4), layout="constrained")
-    panels = figure.subplots(1, 2, sharey=True)
-    for panel, (direction, heading) in zip(panels, DIRECTIONS.items(), strict=True):
-        for index, table in enumerate(shown):
-            style = {"color": colours(index % 10), "linewidth": 2.4 if table.kind == "pooled" else 1.4}
-            cuts = table.curve["k"]
-            panel.plot(cuts, table.curve[direction], label=set_name(table), marker=".", markersize=4, **style)
-            panel.plot(cuts, table.curve[f"{direction}_chance"], linestyle="--", alpha=0.6, **style)
+    figure = Figure(figsize=(5.0 * len(headed), 4.4), layout="constrained")
+    panels = figure.subplots(1, len(headed), sharey=True, squeeze=False)[0]
+    for panel, (heading, shown) in zip(panels, headed.items(), strict=True):
+        for index, curve in enumerate(shown):
+            style = {"color": colours(index % 10), "linewidth": 1.4 if index else 2.4}
+            panel.plot(curve.k, curve.recall, label=curve.name, marker=".", markersize=4, **style)
+            panel.plot(curve.k, curve.chance, linestyle="--", alpha=0.6, **style)
         panel.set(title=heading, xlabel="k", xscale="log", ylim=(0, 102))
-        last = max(table.curve["k"][-1] for table in shown)
+        last = max(curve.k[-1] for curve in shown)
         ticks = [k for k in (1, 2, 5, 10, 20, 50) if k <= last]
         panel.set_xticks(ticks, [str(k) for k in ticks])
         panel.minorticks_off()
@@ -44,8 +62,8 @@ def recall_figure(tables: Sequence[Table]) -> Figure:
     return figure
 
 
-def similarity_figure(heat_map: HeatMap) -> Figure:
-    """Cosines of clips with captions, with the borders of the groups."""
+def similarity_figure(heat_map: HeatMap, what: str = "captions") -> Figure:
+    """Cosines of clips with captions, or `what` their texts are, with the borders of the groups."""
     count = len(heat_map.groups)
     figure = Figure(figsize=(7.4, 6.4), layout="constrained")
     panel = figure.subplots()
@@ -58,9 +76,11 @@ def similarity_figure(heat_map: HeatMap) -> Figure:
         panel.axvline(end - 0.5, color="white", linewidth=0.8)
     middles = [float(end - size / 2 - 0.5) for end, (_, size) in zip(ends, sizes, strict=True)]
     names = [name for name, _ in sizes]
-    panel.set_xticks(middles, names, rotation=20 if len(names) > 3 else 0)
-    panel.set_yticks(middles, names)
-    panel.set(xlabel="captions", ylabel="clips", title=f"Similarity of {count} clips and their captions")
+    many = len(names) > MANY
+    size = 6 if many else 10
+    panel.set_xticks(middles, names, rotation=90 if many else 20 if len(names) > 3 else 0, fontsize=size)
+    panel.set_yticks(middles, names, fontsize=size)
+    panel.set(xlabel=what, ylabel="clips", title=f"Similarity of {count} clips and their {what}")
     return figure
 
 
@@ -116,21 +136,23 @@ def language_figure(tables: Sequence[Table], kind: str, title: str) -> Figure | 
     )
 
 
-def plane_figure(plane: Plane) -> Figure:
-    """Clips and captions as points, a line from each clip to its caption (as CLASP's Figure 3)."""
+def plane_figure(plane: Plane, what: str = "captions") -> Figure:
+    """Clips and captions (or `what` their texts are) as points, a line from each clip to its caption (as
+    CLASP's Figure 3); of many groups all in one colour."""
     figure = Figure(figsize=(7.4, 6.4), layout="constrained")
     panel = figure.subplots()
     colours = matplotlib.colormaps["tab10"]
-    groups = np.array(plane.groups)
+    groups = np.array(plane.groups if len(set(plane.groups)) <= MANY else [""] * len(plane.groups))
     for clip, caption in zip(plane.audio, plane.text, strict=True):
         panel.plot(
             [clip[0], caption[0]], [clip[1], caption[1]], color="gray", linewidth=0.4, alpha=0.4, zorder=1
         )
-    for index, name in enumerate(sorted(set(plane.groups))):
+    for index, name in enumerate(sorted(set(groups.tolist()))):
         chosen = groups == name
-        for points, marker, what in ((plane.audio, "o", "clips"), (plane.text, "^", "captions")):
+        for points, marker, kind in ((plane.audio, "o", "clips"), (plane.text, "^", what)):
             across, up = points[chosen].T
-            panel.scatter(across, up, s=16, color=colours(index % 10), marker=marker, label=f"{name}: {what}")
-    panel.set(xticks=[], yticks=[], title=f"t-SNE of {len(groups)} clips and their captions")
+            label = f"{name}: {kind}" if name else kind
+            panel.scatter(across, up, s=16, color=colours(index % 10), marker=marker, label=label)
+    panel.set(xticks=[], yticks=[], title=f"t-SNE of {len(groups)} clips and their {what}")
     panel.legend(fontsize=8)
     return figure

@@ -4,12 +4,11 @@ from collections import defaultdict
 
 import numpy as np
 from jaxtyping import Float
-from matplotlib.figure import Figure
 
 from glap_jax.eval.bootstrap import interval, strata_interval
 from glap_jax.eval.engine import Run
-from glap_jax.eval.figures import bars
-from glap_jax.eval.task import Row, TaskResult, labels_of
+from glap_jax.eval.result import Row, TaskResult
+from glap_jax.eval.task import labels_of
 from glap_jax.eval.zeroshot import class_vectors, label_ranks
 from glap_jax.pipeline.captions import DEFAULT_LANGUAGE, LANGUAGE_FIELD
 from glap_jax.text.languages import LANGUAGES
@@ -70,17 +69,3 @@ def _result(run: Run, right: dict[str, int], total: dict[str, int], words: dict[
         "language_accuracy": strata_interval(list(found.values())),
     }
     return run.result(figures, chance, rows=rows, notes=notes, intervals=likely)
-
-
-def bar_chart(result: TaskResult) -> Figure:
-    """The accuracy of each language, best first, with its number of clips, beside chance (GLAP, Figure 3)."""
-    metric = next(iter(result.rows[0].figures))
-    rows = sorted(result.rows, key=lambda row: -row.figures[metric])
-    return bars(
-        [f"{row.name} ({row.clips:,})" for row in rows],
-        {metric: [row.figures[metric] for row in rows]},
-        [row.chance.get(metric, np.nan) for row in rows],
-        label=metric,
-        title=result.task.title or result.task.name,
-        level=("all clips", result.figures[metric]),
-    )

@@ -8,6 +8,9 @@ from jaxtyping import Array, Float, Int
 from glap_jax.errors import GlapError
 from glap_jax.eval.ranking import Ranks, rank
 
+# Rows that are made unit vectors at once.
+UNIT_ROWS = 16_384
+
 Rows = Float[Array | np.ndarray, "..."]
 Ids = Int[Array | np.ndarray, "..."]
 
@@ -119,13 +122,20 @@ def unit_rows(rows: Rows, name: str) -> Float[np.ndarray, "B E"]:
     matrix = np.asarray(rows, dtype=np.float32)
     if matrix.ndim != 2 or 0 in matrix.shape:
         raise GlapError(f"{name} embeddings have shape {matrix.shape}: give a non-empty (rows, joint) matrix")
-    bad = np.flatnonzero(~np.isfinite(matrix).all(axis=1))
-    if bad.size:
+    # A block at a time: large sets have no room for what comes between.
+    found, bad = np.empty_like(matrix), []
+    for start in range(0, len(matrix), UNIT_ROWS):
+        rows = matrix[start : start + UNIT_ROWS]
+        bad.append(start + np.flatnonzero(~np.isfinite(rows).all(axis=1)))
+        norms = np.linalg.norm(rows, axis=1, keepdims=True)
+        np.divide(rows, np.maximum(norms, np.float32(1e-12)), out=found[start : start + UNIT_ROWS])
+    broken = np.concatenate(bad)
+    if broken.size:
         raise GlapError(
-            f"{name} embeddings hold NaN or infinite numbers in {bad.size} of {len(matrix)} rows (first: "
-            f"row {bad[0]}): leave these clips out or mend the model"
+            f"{name} embeddings hold NaN or infinite numbers in {broken.size} of {len(matrix)} rows (first: "
+            f"row {broken[0]}): leave these clips out or mend the model"
         )
-    return matrix / np.maximum(np.linalg.norm(matrix, axis=1, keepdims=True), np.float32(1e-12))
+    return found
 
 
 def paired_ids(

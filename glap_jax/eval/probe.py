@@ -9,7 +9,8 @@ from glap_jax.eval.classifiers import CLASSIFIERS, Labelled
 from glap_jax.eval.engine import Run
 from glap_jax.eval.features import Frozen, frozen
 from glap_jax.eval.folds import SEED, parted
-from glap_jax.eval.task import Task, TaskResult, labels_of
+from glap_jax.eval.result import TaskResult
+from glap_jax.eval.task import Task, labels_of
 from glap_jax.eval.zeroshot import accuracies, chances, hits, precision_row
 from glap_jax.progress import track
 

@@ -1,11 +1,11 @@
-"""What an evaluation task is (a yaml file), and what its result is."""
+"""What an evaluation task is: a yaml file."""
 
 import dataclasses
 import difflib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from glap_jax import config
 from glap_jax.errors import GlapError
@@ -184,58 +184,6 @@ class Task:
         return language if self.language == TRUE_LANGUAGE else self.language
 
 
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """Figures of one language or group of a task.
-
-    Attributes:
-        name: NLLB code, or another value of what sets apart.
-        clips: how many of them.
-        figures, chance, intervals: as those of TaskResult.
-    """
-
-    name: str
-    clips: int
-    figures: Mapping[str, float]
-    chance: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    intervals: Mapping[str, list[float]] = dataclasses.field(default_factory=dict)
-
-
-@dataclasses.dataclass(frozen=True)
-class TaskResult:
-    """What a model scores in a task.
-
-    Attributes:
-        task: the task.
-        figures: metric -> figure, of the metrics that the task shows and in their order. Accuracies, recalls
-            and mean average precisions are in percent.
-        chance: metric -> what guessing is expected to score, where that is known.
-        clips: how many were measured.
-        seconds: reading and encoding them took.
-        rows: the same by language or group.
-        notes: sentences that a reader of the figures must know.
-        intervals: metric -> where it lies with 95 %, by the bootstrap over queries, where that was drawn.
-    """
-
-    task: Task
-    figures: Mapping[str, float]
-    chance: Mapping[str, float]
-    clips: int
-    seconds: float
-    rows: tuple[Row, ...] = ()
-    notes: tuple[str, ...] = ()
-    intervals: Mapping[str, list[float]] = dataclasses.field(default_factory=dict)
-
-    @property
-    def clips_per_second(self) -> float:
-        """Reading and encoding, with what was compiled for it."""
-        return self.clips / max(self.seconds, 1e-9)
-
-    def as_json(self) -> dict[str, Any]:
-        """The result as JSON values, the task by its name."""
-        return dataclasses.asdict(self) | {"task": self.task.name, "clips_per_second": self.clips_per_second}
-
-
 def names() -> list[str]:
     """The tasks that come with the package."""
     return sorted(path.stem for path in TASKS.glob("*.yaml"))
@@ -270,14 +218,22 @@ def check(task: Task, where: str) -> None:
         GlapError: one of them, with its key.
     """
     data, kind = task.dataset, KINDS.get(task.kind)
+    if not task.name or Path(task.name).name != task.name:
+        raise GlapError(f"{where}: 'name' is '{task.name}'; give a word that can name files")
     if kind is None:
         raise GlapError(f"{where}: 'kind' is '{task.kind}'; there are {', '.join(KINDS)}")
     if not data.recipe and not data.shards:
         raise GlapError(f"{where}: 'dataset' has neither 'recipe' nor 'shards'; name the shards to read")
-    unknown = [name for name in task.metrics if name not in kind.metrics]
-    if unknown:
+    published = [name for each in task.paper for one in (each.figures, *each.rows.values()) for name in one]
+    for key, names in (("metrics", task.metrics), ("paper", published)):
+        unknown = [name for name in names if name not in kind.metrics]
+        if unknown:
+            raise GlapError(
+                f"{where}: '{key}' names '{unknown[0]}'; kind {task.kind} has {', '.join(kind.metrics)}"
+            )
+    if task.class_map and not Path(task.class_map).is_file():
         raise GlapError(
-            f"{where}: 'metrics' names '{unknown[0]}'; kind {task.kind} has {', '.join(kind.metrics)}"
+            f"{where}: 'class_map': there is no file '{task.class_map}'; put it beside the task's"
         )
     if (task.by or task.gallery.splits) and task.kind != "retrieval":
         raise GlapError(f"{where}: 'by' and 'gallery' are of kind retrieval, and this is {task.kind}")
@@ -312,11 +268,23 @@ def labels_of(metadata: Mapping[str, Any], field: str) -> list[str]:
 
 
 def _load(path: Path) -> Any:
-    """What a yaml file holds."""
+    """What a yaml file holds: mappings and lists of texts as they are written, so that a class may be called
+    `no` or `1`; the configuration says what is a number."""
     import yaml
 
+    class Texts(yaml.SafeLoader):
+        yaml_implicit_resolvers: ClassVar = {
+            letter: [one for one in found if one[0] == "tag:yaml.org,2002:null"]
+            for letter, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+        }
+
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        found = yaml.load(path.read_text(encoding="utf-8"), Texts)
+        if not isinstance(found, dict):
+            raise GlapError(
+                f"task '{path}': it has no keys such as 'name', 'kind' and 'dataset'; mend the file"
+            )
+        return found
     except yaml.MarkedYAMLError as error:
         line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise GlapError(f"task '{path}': no yaml: {error.problem}{line}; mend the file") from None

@@ -4,7 +4,11 @@ from collections.abc import Mapping, Sequence
 
 from glap_jax.eval import task as tasks
 from glap_jax.eval.report import aligned
-from glap_jax.eval.task import TaskResult
+from glap_jax.eval.result import TaskResult
+
+INTERVALS = """\
+95 %: between which the figure lies in that share of 1,000 draws of as many clips or queries, with replacement
+(the bootstrap; of map in large sets 200 draws or more)."""
 
 
 def markdown_results(results: Sequence[TaskResult]) -> str:
@@ -17,7 +21,7 @@ def markdown_results(results: Sequence[TaskResult]) -> str:
             luck = _number(result.chance.get(metric))
             ends = _ends(result.intervals, metric)
             lines.append([result.task.name, metric, _number(figure), ends, luck, ", ".join(published)])
-    parts = [aligned(lines)]
+    parts = [aligned(lines), INTERVALS]
     for result in results:
         if result.rows:
             parts.append(f"### {result.task.title or result.task.name}\n\n{_rows(result)}")

@@ -9,10 +9,13 @@ from jaxtyping import Bool, Float, Int
 
 from glap_jax.errors import GlapError
 from glap_jax.eval.bootstrap import ends, interval
-from glap_jax.eval.engine import Run
+from glap_jax.eval.engine import Encoded, Run
 from glap_jax.eval.precision import mean_precision
 from glap_jax.eval.ranking import TIE, blocks
-from glap_jax.eval.task import Row, Task, TaskResult, labels_of
+from glap_jax.eval.result import Curve, Row, Sample, TaskResult
+from glap_jax.eval.retrieval import CURVE
+from glap_jax.eval.task import Task, labels_of
+from glap_jax.eval.task_figures import take_sample
 from glap_jax.inference import Model
 from glap_jax.pipeline.captions import DEFAULT_LANGUAGE
 
@@ -30,17 +33,26 @@ def single(run: Run) -> TaskResult:
     if several:
         raise GlapError(f"task '{run.task.name}': a clip has the labels {several}; its kind is multilabel")
     encoded = run.encoded(list(known))
-    rows, found = [], []
+    rows, found, curves, samples = [], [], [], []
     for language, texts in names.items():
         classes, place = distinct(texts)
         truth = np.array([place[labels_of(clip.fields, run.task.label)[0]] for clip in encoded.clips])
-        ranks = label_ranks(encoded.audio, class_vectors(run.model, run.task, classes, language), truth)
+        vectors = class_vectors(run.model, run.task, classes, language)
+        ranks = label_ranks(encoded.audio, vectors, truth)
+        curves.append(_curve(language, ranks, len(classes)))
+        samples.append(_sample(encoded, vectors, classes, truth))
         found.append(hits(ranks))
         likely = {name: interval(each) for name, each in found[-1].items()}
         rows.append(Row(language, len(ranks), accuracies(ranks), chances(len(classes)), likely))
     # Clips are drawn, each with what it is taken for in every language.
     likely = {name: interval(np.mean([each[name] for each in found], axis=0)) for name in found[0]}
-    return run.result(*means(rows), rows=rows if len(rows) > 1 else (), intervals=likely)
+    return run.result(
+        *means(rows),
+        rows=rows if len(rows) > 1 else (),
+        intervals=likely,
+        curves={"Clip to class: find what a clip is": curves},
+        sample=samples[0],
+    )
 
 
 def multiple(run: Run) -> TaskResult:
@@ -49,7 +61,7 @@ def multiple(run: Run) -> TaskResult:
     known = run.known()
     names = class_names(run.task, [label for each in known.values() for label in each.labels])
     encoded = run.encoded(list(known))
-    rows, found = [], []
+    rows, found, samples = [], [], []
     for language, texts in names.items():
         classes, place = distinct(texts)
         truth = np.zeros((len(encoded.clips), len(classes)), bool)
@@ -59,10 +71,26 @@ def multiple(run: Run) -> TaskResult:
         row, draws = precision_row(language, lambda one, of=vectors: encoded.audio @ of[one], truth)
         rows.append(row)
         found.append(draws)
+        samples.append(_sample(encoded, vectors, classes, truth.argmax(axis=1)))
     # The first draws are of the same clips in every language.
     few = min(map(len, found))
     likely = {"map": ends(np.mean([draws[:few] for draws in found], axis=0))}
-    return run.result(*means(rows), rows=rows if len(rows) > 1 else (), intervals=likely)
+    return run.result(*means(rows), rows=rows if len(rows) > 1 else (), intervals=likely, sample=samples[0])
+
+
+def _sample(
+    encoded: Encoded, vectors: Float[np.ndarray, "C E"], classes: Sequence[str], truth: Int[np.ndarray, " A"]
+) -> Sample:
+    """Some clips, each with the vector of its class."""
+    names = [classes[one] for one in truth]
+    return take_sample(encoded.audio, vectors[truth], np.arange(len(truth)), names, "classes")
+
+
+def _curve(name: str, ranks: Int[np.ndarray, " A"], classes: int) -> Curve:
+    """How often the right one is among the first k classes."""
+    cuts = np.arange(1, min(CURVE, classes) + 1)
+    recall = [100.0 * float(np.mean(ranks <= cut)) for cut in cuts]
+    return Curve(name, cuts.astype(float).tolist(), recall, (100.0 * cuts / classes).tolist())
 
 
 def precision_row(

@@ -67,6 +67,13 @@ def test_texts_of_each_language_search_the_clips_that_have_them(model, tmp_path,
     task = ["--task", str(tmp_path / "translated.yaml"), "--root", str(tmp_path), "-o", str(tmp_path / "out")]
     assert cli.main(["eval", str(model), *task]) == 0
     (result,) = json.loads((tmp_path / "out" / "tasks.json").read_text(encoding="utf-8"))["tasks"]
+    english = report["tables"][-2]["curve"]["t2a"]
+    (curve, _) = result["curves"]["Text to audio: find the clip of a caption"]
+    assert (curve["name"], curve["recall"]) == ("eng_Latn", english)
+    page = (tmp_path / "out" / "tasks.html").read_text(encoding="utf-8")
+    for kind in ("recall", "bars", "similarity"):
+        assert (tmp_path / "out" / f"translated-{kind}.png").is_file()
+    assert page.count("data:image/png;base64,") == 3
     for row, table in zip(result["rows"], report["tables"][-2:], strict=True):
         assert row["name"] == table["name"]
         assert row["figures"]["t2a/mrr"] == table["metrics"]["t2a"]["mrr"]

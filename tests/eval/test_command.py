@@ -46,12 +46,14 @@ def test_a_task_of_ones_own(model, tmp_path, audio, tar, capsys):
     assert "34.5 Someone" in printed
     assert "95 % intervals:\n\n| set " in printed
     assert "Someone's figures: a paper, Table 1." in printed
-    (found,) = json.loads((tmp_path / "out" / "tasks.json").read_text(encoding="utf-8"))["tasks"]
+    page = json.loads((tmp_path / "out" / "tasks.json").read_text(encoding="utf-8"))
+    assert {"model", "parameters", "device", "JAX"} <= page["facts"].keys()
+    (found,) = page["tasks"]
     assert found["task"] == "words"
     assert found["clips"] == 3
     assert found["chance"] == {"accuracy": 50.0, "language_accuracy": 50.0}
     assert (tmp_path / "out" / "tasks.md").read_text(encoding="utf-8").startswith(f"# {model}\n")
-    assert (tmp_path / "out" / "words.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "out" / "words-bars.png").read_bytes().startswith(b"\x89PNG")
     result = glap_jax.evaluate(glap_jax.load(model), tmp_path / "words.yaml", root=tmp_path)
     assert dict(result.figures) == found["figures"]
     assert glap_jax.evaluate(glap_jax.load(model), result.task, root=tmp_path).rows == result.rows
@@ -68,6 +70,7 @@ def test_list_of_tasks(capsys):
     ("words", "message"),
     [
         (["--task", "esc51"], "eval: there is no task 'esc51'; did you mean 'esc50'?"),
+        (["--task", "esc50", "esc50"], "two of the tasks are called 'esc50'; change the 'name' of one"),
         (["--task", "esc50", "--root", "nowhere"], "task 'esc50': no shard matches 'nowhere/esc50/*/test-"),
     ],
 )

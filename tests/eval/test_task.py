@@ -43,6 +43,19 @@ def test_a_task_of_ones_own(written):
     [
         ("labels", "label_list", "'label_list': Unexpected keyword argument"),
         ("[robin, wren]", "7", "'labels': Input should be a valid array"),
+        ("name: birds", "name: a/b", "'name' is 'a/b'; give a word that can name files"),
+        (
+            "labels: [robin, wren]",
+            "class_map: gone.tsv",
+            "'class_map': there is no file '.*gone.tsv'; put it",
+        ),
+        ("labels:", "seconds: long\nlabels:", "'seconds': Input should be a valid number"),
+        (
+            "labels:",
+            "paper: [{system: A, source: B, rows: {x: {hits: 1}}}]\nlabels:",
+            "'paper' names 'hits'; kind zeroshot has accuracy, r5",
+        ),
+        (GOOD, "", "it has no keys such as 'name', 'kind' and 'dataset'; mend the file"),
         ("name: birds", "", "'name': Field required"),
         ("zeroshot", "oneshot", "'kind' is 'oneshot'; there are retrieval"),
         ("{shards", "{splits", "'dataset.splits': Unexpected keyword argument"),
@@ -65,6 +78,12 @@ def test_what_is_wrong_is_told_with_file_and_key(old, new, message, written):
         task.read(path)
     assert str(told.value).startswith(f"task '{path}': ")
     assert "\n" not in str(told.value)
+
+
+def test_texts_are_what_is_written(written):
+    found = task.read(written("[robin, wren]", "[no, 1, 1.50]\nlanguage: true\nseconds: 5\ncandidates: null"))
+    assert found.labels == ("no", "1", "1.50")
+    assert (found.language, found.seconds, found.candidates) == (task.TRUE_LANGUAGE, 5.0, None)
 
 
 def test_a_name_that_is_none_gets_a_hint():

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from glap_jax.audio.dasheng import DashengConfig
 from glap_jax.config import ModelConfig
 from glap_jax.errors import GlapError
-from glap_jax.eval import engine, keywords, zeroshot
+from glap_jax.eval import engine, task_figures, zeroshot
 from glap_jax.eval.task import Dataset, Task
 from glap_jax.inference import Model
 from glap_jax.model import DualEncoder
@@ -84,6 +84,10 @@ def test_accuracy_and_chance(run):
     assert (result.clips, result.rows) == (4, ())
     low, high = result.intervals["accuracy"]
     assert low < 75.0 < high
+    ((curve,),) = result.curves.values()
+    assert curve == ("eng_Latn", [1, 2, 3, 4], [75, 75, 75, 100], [25, 50, 75, 100])
+    assert sorted(result.sample.groups) == ["high", "low", "mid", "mid"]
+    assert len(result.sample.audio) == len(result.sample.text) == 4
 
 
 def test_mean_average_precision(run):
@@ -121,7 +125,7 @@ def test_keywords_of_each_language_among_its_own_words(run):
     assert result.rows[2].intervals["accuracy"] == [0.0, 100.0]
     # A language that the text tower cannot be told is told as English.
     assert sorted(set(model.told)) == ["deu_Latn", "eng_Latn"]
-    ticks = keywords.bar_chart(result).axes[0].get_xticklabels()
+    ticks = task_figures.bar_chart(result).axes[0].get_xticklabels()
     assert [tick.get_text() for tick in ticks] == ["cnh (1)", "eng_Latn (2)", "deu_Latn (2)"]
 
 
