@@ -19,7 +19,7 @@ def groups(model: str, data: Path, out: Path | None, languages: Sequence[str]) -
     """Retrieval on the test groups of the configuration `data`; writes the report and prints its tables."""
     loaded = inference.load(model)
     target = out or evaluate.report_folder(model)
-    said, settings = {"model": model}, configs.load(data)
+    said, settings = facts(model, loaded), configs.load(data)
     found = evaluate.evaluate(loaded, settings, out=target, facts=said, points=True, languages=languages)
     print(markdown_tables(found))
     print(f"report: {target / 'report.html'}")

@@ -9,7 +9,6 @@ from typing import overload
 import numpy as np
 from jaxtyping import Float, Int
 
-from glap_jax import fingerprint
 from glap_jax.config import DataConfig, TrainConfig
 from glap_jax.errors import GlapError
 from glap_jax.eval import engine
@@ -149,7 +148,6 @@ def evaluate(
     embedded = embed(model, data)
     found = tables(embedded) + language_tables(model, embedded, languages, data.language)
     if out is not None:
-        facts = {**(facts or {}), "parameters": fingerprint.of_module(model.module, model.config)}
         report(embedded, found, out, title=title, facts=facts, points=points)
     return found
 

@@ -123,18 +123,17 @@ def unit_rows(rows: Rows, name: str) -> Float[np.ndarray, "B E"]:
     if matrix.ndim != 2 or 0 in matrix.shape:
         raise GlapError(f"{name} embeddings have shape {matrix.shape}: give a non-empty (rows, joint) matrix")
     # A block at a time: large sets have no room for what comes between.
-    found, bad = np.empty_like(matrix), []
-    for start in range(0, len(matrix), UNIT_ROWS):
-        rows = matrix[start : start + UNIT_ROWS]
-        bad.append(start + np.flatnonzero(~np.isfinite(rows).all(axis=1)))
-        norms = np.linalg.norm(rows, axis=1, keepdims=True)
-        np.divide(rows, np.maximum(norms, np.float32(1e-12)), out=found[start : start + UNIT_ROWS])
-    broken = np.concatenate(bad)
-    if broken.size:
+    parts = [slice(start, start + UNIT_ROWS) for start in range(0, len(matrix), UNIT_ROWS)]
+    bad = np.flatnonzero(np.concatenate([~np.isfinite(matrix[part]).all(axis=1) for part in parts]))
+    if bad.size:
         raise GlapError(
-            f"{name} embeddings hold NaN or infinite numbers in {broken.size} of {len(matrix)} rows (first: "
-            f"row {broken[0]}): leave these clips out or mend the model"
+            f"{name} embeddings hold NaN or infinite numbers in {bad.size} of {len(matrix)} rows (first: "
+            f"row {bad[0]}): leave these clips out or mend the model"
         )
+    found = np.empty_like(matrix)
+    for part in parts:
+        norms = np.linalg.norm(matrix[part], axis=1, keepdims=True)
+        np.divide(matrix[part], np.maximum(norms, np.float32(1e-12)), out=found[part])
     return found
 
 

@@ -5,7 +5,7 @@ import difflib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from glap_jax import config
 from glap_jax.errors import GlapError
@@ -272,14 +272,13 @@ def _load(path: Path) -> Any:
     `no` or `1`; the configuration says what is a number."""
     import yaml
 
-    class Texts(yaml.SafeLoader):
-        yaml_implicit_resolvers: ClassVar = {
-            letter: [one for one in found if one[0] == "tag:yaml.org,2002:null"]
-            for letter, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
-        }
-
+    kept = {
+        letter: [one for one in found if one[0] == "tag:yaml.org,2002:null"]
+        for letter, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    texts = type("Texts", (yaml.SafeLoader,), {"yaml_implicit_resolvers": kept})
     try:
-        found = yaml.load(path.read_text(encoding="utf-8"), Texts)
+        found = yaml.load(path.read_text(encoding="utf-8"), texts)
         if not isinstance(found, dict):
             raise GlapError(
                 f"task '{path}': it has no keys such as 'name', 'kind' and 'dataset'; mend the file"
