@@ -113,24 +113,34 @@ def pipeline(
     *,
     workers: tuple[int, ...] = (0, 1, 2),
     batches: int = 20,
+    repeats: int = 1,
+    formats: tuple[Literal["flac", "wav", "vorbis", "mp3", "opus", "flac-44100"], ...] = (),
+    clips: int = 200,
+    augment: bool = False,
     json: bool = False,
     overrides: Overrides = (),
 ) -> None:
     """Measures how many clips a second the input pipeline delivers, beside what decoding alone takes.
 
-    Prints a Markdown table of clips a second and audio over wall-clock time. Keys of the configuration are
-    overridden as in training, for instance --batch 128 --data.root DIR.
+    The pipeline decodes, crops, tokenises and batches. Prints a Markdown table of clips a second, audio over
+    wall-clock time, and what of decoding alone each process keeps. Keys of the configuration are overridden
+    as in training, for instance --batch 128 --data.root DIR.
 
     Args:
         config: configuration whose training groups are read; by default the quickstart's.
         workers: processes that decode; 0 is threads of this one.
         batches: that are waited for.
+        repeats: of all, in turns; medians count.
+        formats: encode some clips of the groups anew in each of these, and read them from there.
+        clips: that are encoded so, one behind the other until each is as long as a crop.
+        augment: change clips too, as `data.augment` says.
         json: print JSON instead of a table.
         overrides: the words of those options.
     """
     from glap_jax.bench import pipeline as body
 
-    body.run(config, overrides=overrides, workers=workers, batches=batches, as_json=json)
+    options = {"workers": workers, "batches": batches, "repeats": repeats, "augment": augment}
+    body.run(config, overrides=overrides, encodings=formats, clips=clips, **options, as_json=json)
 
 
 def packing(

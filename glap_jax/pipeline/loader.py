@@ -25,6 +25,7 @@ from glap_jax.pipeline.bad import Ledger
 from glap_jax.pipeline.captions import check_language
 from glap_jax.pipeline.config import DataConfig
 from glap_jax.pipeline.examples import Example, Tokenizer, TrainingExample
+from glap_jax.pipeline.record import Record
 from glap_jax.pipeline.vectors import Vectors
 from glap_jax.text import tokenizers
 
@@ -57,7 +58,7 @@ def examples(config: DataConfig, *, seed: int, tokenizer: Tokenizer) -> mixing.M
 def _part(each: mixing.Slice, group: str, make: TrainingExample, seed: int) -> mixing.Part:
     """What is shuffled together, endlessly, anew each epoch."""
     names = (group, *each.names)
-    stream = grain.MapDataset.source(each.source).shuffle(seed=_seed(seed, *names, "order"))
+    stream = Pairs(each.source).shuffle(seed=_seed(seed, *names, "order"))
     stream = stream.random_map(make, seed=_seed(seed, *names, "draws")).repeat()
     return mixing.Part(names[-1], each.weight, stream, len(each.source))
 
@@ -95,6 +96,21 @@ def training(
     vectors = Vectors.open(config)
     stream = OwnRows(examples(config, seed=seed, tokenizer=tokenizer), batch, [int(row) for row in rows])
     return TrainingIterator(stream, config, vectors, rows=len(rows), arrange=arrange)
+
+
+class Pairs(grain.MapDataset[Record]):
+    """What Grain's own makes of a source, without its counting of bytes and times, which costs as much as
+    reading a clip's json does."""
+
+    def __init__(self, source: mixing.Source):
+        super().__init__()
+        self._source = source
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.slice(index) if isinstance(index, slice) else self._source[index % len(self._source)]
 
 
 class OwnRows(grain.MapDataset[Example]):

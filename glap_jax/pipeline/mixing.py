@@ -123,13 +123,16 @@ class Subset(grain.sources.RandomAccessDataSource[Record]):
         return dataclasses.replace(record, caption=int(self._captions[index]))
 
 
+Source = ShardSource | Subset
+
+
 @dataclasses.dataclass(frozen=True)
 class Slice:
     """What of a group is shuffled together: `names` are its corpus and language, if the group is cut so."""
 
     names: tuple[str, ...]
     weight: float
-    source: ShardSource | Subset
+    source: Source
 
 
 def corpora(group: GroupConfig, config: DataConfig) -> list[tuple[str, float, list[Slice]]]:
