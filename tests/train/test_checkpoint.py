@@ -18,6 +18,7 @@ from glap_jax.config import DataConfig, GroupConfig, LayoutConfig
 from glap_jax.errors import GlapError
 from glap_jax.pipeline import mixing
 from glap_jax.pipeline.loader import OwnRows, TrainingIterator
+from glap_jax.pipeline.vectors import Vectors
 from glap_jax.train.checkpoint import Checkpoints
 from glap_jax.train.state import TrainState
 
@@ -27,7 +28,7 @@ class Batches(TrainingIterator):
 
     def __init__(self):
         numbers = mixing.Mixture([mixing.Part("numbers", 1.0, grain.MapDataset.range(1000), 1000)])
-        super().__init__(OwnRows(numbers, 1, [0]), DataConfig(), rows=1)
+        super().__init__(OwnRows(numbers, 1, [0]), DataConfig(), Vectors(None, None), rows=1)
 
     def __next__(self):
         self._batches += 1
