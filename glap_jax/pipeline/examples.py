@@ -1,15 +1,17 @@
 """One record of a shard to one example: what runs in the decoding threads or processes."""
 
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from jaxtyping import Int32
 
 from glap_jax.pipeline.augment import Augmented, Augmenter
 from glap_jax.pipeline.bad import BadClip
-from glap_jax.pipeline.captions import DEFAULT_LANGUAGE, LANGUAGE_FIELD, Captions, draw, read_fixed
+from glap_jax.pipeline.captions import DEFAULT_LANGUAGE, LANGUAGE_FIELD, Caption, Captions, draw, read_fixed
 from glap_jax.pipeline.config import DataConfig
 from glap_jax.pipeline.record import Record
 from glap_jax.pipeline.sound import sound
@@ -21,6 +23,8 @@ from glap_jax.pipeline.sound import sound
 # (what one of these lacks), `captions`, `language` and `fields`, the json (filled in evaluation).
 Example = dict[str, Any]
 NOTHING = np.zeros(0, np.float32)
+# Captions whose tokens are remembered, in each process: all of a small corpus, which is read again and again.
+CAPTIONS_KEPT = 1 << 15
 # What an example has in place of what was not made.
 _VOID: Example = {
     "caption": 0,
@@ -52,6 +56,10 @@ class Tokenizer(Protocol):
         """At most `max_tokens` ids, the end marker still last."""
         ...
 
+    def __hash__(self) -> int:
+        """What it gave is remembered by it."""
+        ...
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainingExample:
@@ -79,15 +87,24 @@ class TrainingExample:
             name = config.train[self.group].name
             changed = self.augment(waveform, caption, rng, metadata=record.metadata, group=name)
         caption = changed.caption
-        ids = self.tokenizer.encode(caption.text, language=caption.language)
+        ids, cut = _tokens(self.tokenizer, caption, config.max_tokens)
         return {
             "waveform": changed.waveform,
             "refused": changed.refused,
             "caption": identity(caption.language, caption.text),
-            "ids": np.asarray(self.tokenizer.cut(ids, config.max_tokens), np.int32),
+            "ids": ids,
             "text": caption.text,
-            "cut": len(ids) > config.max_tokens,
+            "cut": cut,
         }
+
+
+@functools.lru_cache(CAPTIONS_KEPT)
+def _tokens(tokenizer: Tokenizer, caption: Caption, max_tokens: int) -> tuple[Int32[np.ndarray, " N"], bool]:
+    """Token ids of a caption, and whether they had to be cut; they are the same each time it comes."""
+    ids = tokenizer.encode(caption.text, language=caption.language)
+    row = np.asarray(tokenizer.cut(ids, max_tokens), np.int32)
+    row.flags.writeable = False
+    return row, len(ids) > max_tokens
 
 
 @dataclasses.dataclass(frozen=True)
