@@ -15,6 +15,7 @@ import grain
 import numpy as np
 from absl import flags
 
+from glap_jax import memory
 from glap_jax.pipeline.examples import Example
 
 # A chunk has no more examples, and no more bytes of sound, but at least one example.
@@ -62,7 +63,15 @@ def read(
     alone = chunks.map(pack).to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
     options = grain.experimental.DatasetOptions(min_shm_size=LEAST_SHARED_BYTES)
     processes = grain.MultiprocessingOptions(workers, per_worker_buffer_size=max(2, waiting // workers))
-    return Examples(iter(grain.experimental.WithOptionsIterDataset(alone, options).mp_prefetch(processes)))
+    return Examples(
+        iter(grain.experimental.WithOptionsIterDataset(alone, options).mp_prefetch(processes, _begin))
+    )
+
+
+def _begin(number: int, workers: int) -> None:
+    """Begins a process: what one clip has freed is there for the next."""
+    del number, workers
+    memory.keep()
 
 
 def together(samples: int, ahead: int) -> int:
