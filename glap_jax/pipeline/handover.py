@@ -1,18 +1,17 @@
 """Examples on their way from those who decode them to those who asked: some at a time, in order.
 
-Threads and processes are handed chunks, because a call, a message and a piece of shared memory for each
-example cost as much as decoding a second of sound. How many examples make a chunk depends on the longest
+Threads and processes are handed chunks, because a call and a message for each example cost as much as
+decoding a second of sound. How many examples make a chunk depends on the longest
 clip alone, and changes nothing in what comes out.
 """
 
+import dataclasses
 import os
-import pickle
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import grain
-import numpy as np
 from absl import flags
 
 from glap_jax import memory
@@ -24,10 +23,9 @@ CHUNK_BYTES = 1 << 21
 MOST_THREADS = 16
 # Examples with sound that wait decoded, for all threads or processes together.
 MOST_WAITING = 128
-# Smaller arrays go through a pipe with the rest; others lie in shared memory.
-LEAST_SHARED_BYTES = 4096
-# Fields that hold arrays of one axis.
-ARRAYS = ("waveform", "ids", "pooled", "heard")
+# Grain lays arrays from so many bytes on into shared memory, new memory for each. To get that from the system
+# takes a process three times as long as to send sound through a pipe; so none is as large.
+LEAST_SHARED_BYTES = 1 << 62
 
 Finish = Callable[[list[Example]], list[Example]]
 
@@ -60,7 +58,7 @@ def read(
         # Grain reads absl flags on the way to its processes, which fails in a program that has none.
         flags.FLAGS.mark_as_parsed()
     # The process itself does the work: threads would only share its interpreter.
-    alone = chunks.map(pack).to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
+    alone = chunks.map(Message).to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
     options = grain.experimental.DatasetOptions(min_shm_size=LEAST_SHARED_BYTES)
     processes = grain.MultiprocessingOptions(workers, per_worker_buffer_size=max(2, waiting // workers))
     return Examples(
@@ -100,8 +98,15 @@ class Chunks(grain.MapDataset[list[Example]]):
         return found if self._finish is None else self._finish(found)
 
 
+@dataclasses.dataclass(frozen=True)
+class Message:
+    """A chunk in one piece: Grain looks at each field of each example in a list, for arrays to be shared."""
+
+    found: list[Example]
+
+
 class Examples(Iterator[Example]):
-    """The examples of chunks, packed or not. Call `close` in the end."""
+    """The examples of chunks. Call `close` in the end."""
 
     def __init__(self, chunks: grain.DatasetIterator[Any]):
         self._chunks = chunks
@@ -110,28 +115,9 @@ class Examples(Iterator[Example]):
     def __next__(self) -> Example:
         while not self._ready:
             chunk = next(self._chunks)
-            self._ready.extend(unpack(chunk) if isinstance(chunk, dict) else chunk)
+            self._ready.extend(chunk.found if isinstance(chunk, Message) else chunk)
         return self._ready.popleft()
 
     def close(self) -> None:
         """Ends the threads or processes."""
         self._chunks.close()
-
-
-def pack(found: list[Example]) -> dict[str, Any]:
-    """Examples as a few arrays, which Grain hands over in shared memory, and one pickle of all else."""
-    columns = {name: [example[name] for example in found] for name in found[0]}
-    arrays = {name: columns.pop(name) for name in ARRAYS}
-    sizes = {name: [len(array) for array in each] for name, each in arrays.items()}
-    joined = {name: each[0] if len(each) == 1 else np.concatenate(each) for name, each in arrays.items()}
-    return {**joined, "rest": pickle.dumps((sizes, columns))}
-
-
-def unpack(chunk: dict[str, Any]) -> list[Example]:
-    """The examples of `pack`, whose arrays are views of the chunk's."""
-    sizes, columns = pickle.loads(chunk["rest"])
-    for name, each in sizes.items():
-        # Views of a plain array cost less than those of Grain's, and keep that one alive all the same.
-        joined, ends = chunk[name].view(np.ndarray), np.cumsum(each).tolist()
-        columns[name] = [joined[end - size : end] for size, end in zip(each, ends, strict=True)]
-    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
