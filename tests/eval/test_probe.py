@@ -147,7 +147,7 @@ def test_parts_keep_names_together_and_are_even(names, seed):
         ({"folds": 7}, "12 clips of 6 groups cannot be dealt into 7 parts; lower the task's 'folds'"),
         ({"kind": "zeroshot", "features": "pooled"}, "'features' is 'pooled', on which only probes learn"),
         ({"folds": 2}, "task 'emotions': 'folds' is 2; one is tried, one validates: give more, or 0"),
-        ({"folds": 0}, "no shard matches '.*train-crema_d-.*get the corpus from"),
+        ({"folds": 0}, "no shard matches '.*train-crema_d-.*get the corpus, then run `glap-jax"),
         ({"labels": ("angry",)}, "a clip has the labels ['sad']; add 'sad' to 'labels'"),
         ({"draws": 0}, "'draws' must be at least 1, and 'candidates' at least 2 or null"),
         ({"classifier": "forest"}, "'classifier'"),
