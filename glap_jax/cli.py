@@ -4,6 +4,7 @@ import difflib
 import logging
 import os
 import pkgutil
+import select
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -308,13 +309,18 @@ def run(words: list[str]) -> None:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status: 0, or 2 after a one-line error that the user can mend."""
+    """Entry point; returns the exit status: 0, or 2 after a one-line error that one can mend."""
     logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)
     for noisy in ("absl", "orbax", "jax"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     caches.keep_programs()
     try:
         run(list(sys.argv[1:] if words is None else words))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        if not _nobody_reads():
+            raise
+        return 141
     except GlapError as error:
         print(f"glap-jax: error: {error}", file=sys.stderr)
         processes.leave(2)
@@ -329,6 +335,15 @@ def main(words: Sequence[str] | None = None) -> int:
         traceback.print_exc()
         processes.leave(1)
     return 0
+
+
+def _nobody_reads() -> bool:
+    """Whether what is printed has no reader any more, as after `| head`; from then on nothing is printed."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    if left := any(events & select.POLLERR for _, events in poll.poll(0)):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return left
 
 
 if __name__ == "__main__":

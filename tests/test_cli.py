@@ -132,6 +132,16 @@ def test_status_of_a_run_that_a_signal_stopped(environment, finished, status, mo
         assert end.value.code == status
 
 
+def test_whoever_reads_may_leave():
+    """As `| head` does; Python would show a traceback."""
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "glap_jax.cli", "eval", "--tasks"]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
 def test_eval(run, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     assert cli.main(["eval", str(run), "configs/quickstart.py", "-o", str(tmp_path / "report")]) == 0
