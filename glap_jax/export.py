@@ -57,11 +57,11 @@ def save(
     """
     from glap_jax import inference
     from glap_jax.convert.writers import written
-    from glap_jax.folder import find_tokenizer
+    from glap_jax.folder import find_model, find_tokenizer
 
     if seconds <= 0 or tokens <= 0 or not platforms:
         raise GlapError("export: seconds, tokens and platforms must be more than nothing; give some")
-    place = inference.find_model(model)
+    place = find_model(model)
     module: Any = inference.load(place, dtype=dtype).module
     tokenizer = find_tokenizer(place if place.is_dir() else place.parent)
     programs = _programs(module, seconds, min(tokens, module.text.config.max_tokens), frontend)

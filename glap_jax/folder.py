@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 import glap_jax
-from glap_jax import families, parameters
+from glap_jax import families, hub, parameters
 from glap_jax.config import from_json
 from glap_jax.config import to_json as config_to_json
 from glap_jax.convert.engine import materialise
@@ -42,6 +42,21 @@ def is_model(folder: str | Path) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(words, dict) and "glap_jax_format" in words
+
+
+def find_model(path_or_hub_id: str | Path) -> Path:
+    """The model folder or checkpoint that is meant by it, or by a run's folder or hf:organisation/name.
+
+    Raises:
+        GlapError: nothing there.
+    """
+    path = hub.local(path_or_hub_id)
+    if not path.exists():
+        raise GlapError(
+            f"model: there is no '{path}'; `glap-jax quickstart` trains one into runs/quickstart/model, "
+            "`glap-jax convert` makes one from published weights"
+        )
+    return path / "model" if not is_model(path) and is_model(path / "model") else path
 
 
 def save(folder: str | Path, module: nnx.Module, config: Any, tokenizer: str | Path | None = None) -> None:

@@ -12,10 +12,10 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from glap_jax import families, hub
+from glap_jax import families
 from glap_jax.batching import ceiling, groups
 from glap_jax.errors import GlapError
-from glap_jax.folder import find_tokenizer, is_model, load_module
+from glap_jax.folder import find_model, find_tokenizer, is_model, load_module
 from glap_jax.layers import compute_dtype
 from glap_jax.model import DualEncoder
 from glap_jax.parameters import Shardings
@@ -301,21 +301,6 @@ def _as_list(clips: Clip | Sequence[Clip]) -> list[Clip]:
             "clip of several channels, or list(array) for one clip a row"
         )
     return list(clips)
-
-
-def find_model(path_or_hub_id: str | Path) -> Path:
-    """The model folder or checkpoint that is meant by it, or by a run's folder or hf:organisation/name.
-
-    Raises:
-        GlapError: nothing there.
-    """
-    path = hub.local(path_or_hub_id)
-    if not path.exists():
-        raise GlapError(
-            f"model: there is no '{path}'; `glap-jax quickstart` trains one into runs/quickstart/model, "
-            "`glap-jax convert` makes one from published weights"
-        )
-    return path / "model" if not is_model(path) and is_model(path / "model") else path
 
 
 def load(
