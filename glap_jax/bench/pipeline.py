@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import io
-import itertools
 import json
 import os
 import statistics
@@ -137,7 +136,7 @@ def decoding(config: TrainConfig, *, clips: int) -> Row:
     The files lie in memory. The groups take turns, as they do in training when they weigh the same.
     """
     data, samples = config.data, 0
-    records = list(itertools.islice(_records(config), clips))
+    records = list(_records(config, clips))
     began = time.perf_counter()
     for record in records:
         with soundfile.SoundFile(io.BytesIO(record.audio)) as file:
@@ -149,11 +148,13 @@ def decoding(config: TrainConfig, *, clips: int) -> Row:
     return Row("decoding alone, one thread", len(records) / seconds, samples / data.sample_rate / seconds)
 
 
-def _records(config: TrainConfig) -> Iterator[Record]:
+def _records(config: TrainConfig, clips: int) -> Iterator[Record]:
+    """Up to so many good clips, from all over the groups, as training draws them."""
     sources = [ShardSource(find_shards(group.shards, config.data.root)) for group in config.data.train]
-    for number in itertools.count():
+    each = -(-clips // len(sources))
+    for number in range(clips):
         source = sources[number % len(sources)]
-        record = source[number // len(sources) % len(source)]
+        record = source[number // len(sources) * max(len(source), each) // each % len(source)]
         if record.problem is None:
             yield record
 

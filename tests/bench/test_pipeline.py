@@ -60,7 +60,7 @@ def test_encoded_clips_are_the_same_sound(tmp_path):
     data = configs.load(Path("configs/quickstart.py")).data
     data = dataclasses.replace(data, crop_seconds=0.75)
     found = formats.encode(data, ("wav", "flac-44100", "opus"), tmp_path, 2)
-    wav, flac, opus = (next(bench._records(TrainConfig(data=each))) for each in found.values())
+    wav, flac, opus = (next(bench._records(TrainConfig(data=each), 1)) for each in found.values())
     assert [record.suffix for record in (wav, flac, opus)] == ["wav", "flac", "opus"]
     assert wav.metadata == flac.metadata == opus.metadata
     sound = [decode(record.audio, sample_rate=16_000) for record in (wav, flac, opus)]
