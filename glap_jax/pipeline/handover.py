@@ -1,8 +1,8 @@
 """Examples on their way from those who decode them to those who asked: some at a time, in order.
 
 Threads and processes are handed chunks, because a call and a message for each example cost as much as
-decoding a second of sound. How many examples make a chunk depends on the longest
-clip alone, and changes nothing in what comes out.
+decoding a second of sound. How many examples make a chunk depends on the longest clip alone, and changes
+nothing in what comes out.
 """
 
 import dataclasses
@@ -13,6 +13,7 @@ from typing import Any
 
 import grain
 from absl import flags
+from grain._src.python.dataset.transformations import process_prefetch
 
 from glap_jax import memory
 from glap_jax.pipeline.examples import Example
@@ -26,6 +27,10 @@ MOST_WAITING = 128
 # Grain lays arrays from so many bytes on into shared memory, new memory for each. To get that from the system
 # takes a process three times as long as to send sound through a pipe; so none is as large.
 LEAST_SHARED_BYTES = 1 << 62
+
+# A process whose last message nobody reads cannot end, and Grain kills it after 25 seconds, one after the
+# other. They have nothing to lose, and whoever must save and leave has less time.
+vars(process_prefetch)["_PROCESS_KILL_TIMEOUT_S"] = 0.5
 
 Finish = Callable[[list[Example]], list[Example]]
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pickle
+import time
 
 import grain
 import numpy as np
@@ -59,6 +60,18 @@ def test_chunks_keep_the_order_and_the_last_is_shorter(ahead):
     examples.close()
     size = handover.together(0, ahead)
     assert sorted(seen) == sorted([size] * (23 // size) + [23 % size] * bool(23 % size))
+
+
+def test_processes_end_though_nobody_reads_their_messages():
+    """Each is larger than a pipe, so that whoever sends it waits."""
+    stream = grain.MapDataset.range(1000).map(lambda number: {"sound": np.full(1_000_000, number)})
+    examples = handover.read(stream, 2, ahead=8, samples=0)
+    for number in range(8):
+        assert next(examples)["sound"][0] == number
+    time.sleep(1.0)
+    began = time.monotonic()
+    examples.close()
+    assert time.monotonic() - began < 10.0
 
 
 def test_chunks_are_small():
