@@ -44,7 +44,7 @@ def encode(data: DataConfig, names: Sequence[str], folder: Path, clips: int) -> 
     found = list(itertools.islice(joined(data), clips))
     if not found:
         raise GlapError("bench: the groups hold no good clip to be encoded; name others in 'data.train'")
-    tokenizer = os.path.abspath(os.path.join(data.root, data.tokenizer))
+    tokenizer = str(data.tokenizer_path.absolute())
     data = dataclasses.replace(data, root=str(folder), tokenizer=tokenizer, text_cache=None, audio_cache=None)
     for name in track(list(names), "encoding", unit="format"):
         _write(found, name, data.sample_rate, folder / f"{name}-0.tar")

@@ -30,7 +30,7 @@ def run(*, size: int = 100_000, width: int = 512, clips: int | None = None) -> N
         captions[start : start + number] += heard[: size - start]
     wall, busy = time.perf_counter(), time.process_time()
     ids = np.arange(size) % number
-    found = retrieval_metrics(heard, captions, audio_ids=ids[:number], text_ids=ids, map_at=1)
+    found = retrieval_metrics(heard, captions, audio_ids=ids[:number], text_ids=ids)
     wall, busy = time.perf_counter() - wall, time.process_time() - busy
     peak = memory.peak()
     print(table.head(("what", "found")))

@@ -131,8 +131,8 @@ def measure(run: Run) -> TaskResult:
     figures = _figures(found, threshold) | {"threshold": threshold}
     values = {name: np.mean([per(one.first) for one in found], axis=0) for name, per in PER_QUERY.items()}
     likely = {name: interval(each) for name, each in values.items()}
-    drawn = drawn_sums(np.concatenate([one.pairs for one in found], axis=1).astype(np.float64))
-    likely["f1"] = ends(100.0 * _f1(*np.moveaxis(drawn.reshape(len(drawn), -1, 4), 2, 0)).mean(axis=1))
+    sums = drawn_sums(np.concatenate([one.pairs for one in found], axis=1).astype(np.float64))
+    likely["f1"] = ends(100.0 * _f1(*np.moveaxis(sums.reshape(len(sums), -1, 4), 2, 0)).mean(axis=1))
     drawn = f"{task.candidates} candidates a text, means over {task.draws} draws"
     among = drawn if task.candidates else "all clips"
     note = f"Among {among}; the threshold was chosen on {len(dev.gallery)} other clips."

@@ -24,11 +24,11 @@ def average_precision(
 
     Args:
         scores: of each clip; they are sorted once for all columns of `counts`.
-        truth: whether it is of the class.
+        truth: whether it is of the class; one at least is.
         counts: how often each clip counts: columns of ones, or draws.
 
     Returns:
-        one a column; NaN where the class has no clip.
+        one a column; NaN where no clip of the class counts.
     """
     order = np.argsort(-scores, kind="stable")
     right = np.flatnonzero(truth[order])

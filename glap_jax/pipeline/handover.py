@@ -1,8 +1,8 @@
 """Examples on their way from those who decode them to those who asked: some at a time, in order.
 
 Threads and processes are handed chunks, because a call and a message for each example cost as much as
-decoding a second of sound. How many examples make a chunk depends on the longest clip alone, and changes
-nothing in what comes out.
+decoding a second of sound. How many examples make a chunk depends on the longest clip and on how many are
+made ahead, and changes nothing in what comes out.
 """
 
 import dataclasses
@@ -84,7 +84,10 @@ def together(samples: int, ahead: int) -> int:
 
 
 class Chunks(grain.MapDataset[list[Example]]):
-    """A stream cut into lists of `size` examples that follow each other; the last one may be shorter."""
+    """A stream cut into lists of `size` examples that follow each other; the last one may be shorter.
+
+    Grain's `batch` cannot: it divides the length as a float, and that of an endless stream overflows.
+    """
 
     def __init__(self, parent: grain.MapDataset[Example], size: int, finish: Finish | None = None):
         super().__init__(parent)
